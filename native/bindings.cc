@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The Python module `_native`: names, argument conversion, exceptions. No logic.
+//
+// The GIL is released while objects are read and linked, and while anything is closed or dropped.
+#include <llvm/Config/llvm-config.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "error.h"
+#include "function.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace object_loader {
+
+namespace {
+
+struct PySession {
+  std::shared_ptr<Session> session;
+};
+
+struct PyDylib {
+  ModulePtr module;
+  Dylib& dylib() const { return module->dylib(); }
+};
+
+// Paths and symbols are bytes to the system; what is not UTF-8 travels as Python's own paths do.
+nb::object ToStr(const std::string& text) {
+  return nb::steal(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()),
+                                        "surrogateescape"));
+}
+
+nb::tuple ToTuple(const std::vector<std::string>& names) {
+  nb::list list;
+  for (const std::string& name : names) list.append(ToStr(name));
+  return nb::tuple(list);
+}
+
+void SetError(const char* name, const std::exception& error, nb::object symbols = {}) {
+  nb::object type = nb::module_::import_("tvm_ffi_object_loader.errors").attr(name);
+  nb::object message = ToStr(error.what());
+  nb::object instance = symbols.is_valid() ? type(message, symbols) : type(message);
+  PyErr_SetObject(type.ptr(), instance.ptr());
+}
+
+void Translate(const std::exception_ptr& pointer, void*) {
+  try {
+    std::rethrow_exception(pointer);
+  } catch (const UndefinedSymbolError& error) {
+    SetError("UndefinedSymbolError", error, ToTuple(error.symbols));
+  } catch (const DuplicateSymbolError& error) {
+    SetError("DuplicateSymbolError", error, ToTuple(error.symbols));
+  } catch (const LinkError& error) {
+    SetError("LinkError", error);
+  } catch (const ObjectFormatError& error) {
+    SetError("ObjectFormatError", error);
+  } catch (const FunctionNotFoundError& error) {
+    SetError("FunctionNotFoundError", error);
+  } catch (const SessionClosedError& error) {
+    SetError("SessionClosedError", error);
+  } catch (const ObjectLoaderError& error) {
+    SetError("ObjectLoaderError", error);
+  } catch (const FileError& error) {
+    // OSError picks the subclass that belongs to the number.
+    nb::object instance = nb::borrow(PyExc_OSError)(error.code, std::strerror(error.code),
+                                                    ToStr(error.path));
+    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(instance.ptr())), instance.ptr());
+  } catch (const OutOfMemoryError& error) {
+    PyErr_SetString(PyExc_MemoryError, error.what());
+  } catch (const tvm::ffi::Error& error) {
+    SetPythonError(error);
+  }
+}
+
+// A path (str) is read, anything else is a buffer and is copied while the GIL is held.
+std::vector<ObjectFile> ReadObjects(nb::sequence objects) {
+  std::vector<ObjectFile> files;
+  for (nb::handle object : objects) {
+    if (PyUnicode_Check(object.ptr())) {
+      nb::object encoded = nb::steal(PyUnicode_EncodeFSDefault(object.ptr()));
+      if (!encoded.is_valid()) throw nb::python_error();
+      std::string path(PyBytes_AS_STRING(encoded.ptr()),
+                       static_cast<size_t>(PyBytes_GET_SIZE(encoded.ptr())));
+      nb::gil_scoped_release release;
+      files.push_back(ObjectFile::Read(path));
+    } else {
+      Py_buffer view;
+      if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_SIMPLE) != 0) throw nb::python_error();
+      std::unique_ptr<Py_buffer, decltype(&PyBuffer_Release)> guard(&view, PyBuffer_Release);
+      files.push_back(ObjectFile::FromBytes(
+          {static_cast<const char*>(view.buf), static_cast<size_t>(view.len)}));
+    }
+  }
+  return files;
+}
+
+nb::object Steal(PyObject* object) {
+  if (!object) throw nb::python_error();
+  return nb::steal(object);
+}
+
+std::vector<PyDylib> Wrap(std::vector<ModulePtr> modules) {
+  std::vector<PyDylib> dylibs;
+  for (ModulePtr& module : modules) dylibs.push_back({std::move(module)});
+  return dylibs;
+}
+
+void BindSession(nb::module_& m) {
+  nb::class_<PySession>(m, "Session")
+      .def(
+          "__init__",
+          [](PySession* self, std::string name) {
+            new (self) PySession{std::make_shared<Session>(std::move(name))};
+          },
+          "name"_a)
+      .def_prop_ro("name", [](const PySession& self) { return self.session->name(); })
+      .def_prop_ro("closed", [](const PySession& self) { return self.session->closed(); })
+      .def(
+          "create_dylib",
+          [](const PySession& self, const std::optional<std::string>& name,
+             const std::vector<PyDylib>& link_order) {
+            std::vector<ModulePtr> modules;
+            for (const PyDylib& dylib : link_order) modules.push_back(dylib.module);
+            return PyDylib{CreateModule(self.session, name, modules)};
+          },
+          "name"_a.none(), "link_order"_a)
+      .def("dylibs", [](const PySession& self) { return Wrap(ModulesOf(*self.session)); })
+      .def("stats", [](const PySession& self) { return self.session->Stats(); })
+      .def(
+          "close", [](const PySession& self) { self.session->Close(); },
+          nb::call_guard<nb::gil_scoped_release>());
+}
+
+void BindDylib(nb::module_& m) {
+  nb::class_<PyDylib>(m, "Dylib")
+      .def_prop_ro("id", [](const PyDylib& self) { return self.dylib().id(); })
+      .def_prop_ro("name", [](const PyDylib& self) { return self.dylib().name(); })
+      .def_prop_ro("closed", [](const PyDylib& self) { return self.dylib().closed(); })
+      .def_prop_ro("session", [](const PyDylib& self) { return PySession{self.dylib().session()}; })
+      .def_prop_ro("link_order", [](const PyDylib& self) { return Wrap(LinkOrderOf(*self.module)); })
+      .def(
+          "load",
+          [](const PyDylib& self, nb::sequence objects) {
+            std::vector<ObjectFile> files = ReadObjects(objects);
+            nb::gil_scoped_release release;
+            self.module->Load(std::move(files));
+          },
+          "objects"_a,
+          nb::sig("def load(self, objects: collections.abc.Sequence[str | "
+                  "collections.abc.Buffer]) -> None"))
+      .def("functions", [](const PyDylib& self) { return self.dylib().FunctionNames(); })
+      .def(
+          "lookup",
+          [](const PyDylib& self, const std::string& symbol) {
+            return reinterpret_cast<uintptr_t>(self.dylib().Lookup(symbol));
+          },
+          "symbol"_a)
+      .def(
+          "get_function",
+          [](const PyDylib& self, const std::string& name) {
+            return Steal(ToPython(self.module->RequireFunction(name)));
+          },
+          "name"_a, nb::sig("def get_function(self, name: str) -> tvm_ffi.Function"))
+      .def(
+          "module", [](const PyDylib& self) { return Steal(ToPython(self.module->Root())); },
+          nb::sig("def module(self) -> tvm_ffi.Module"))
+      .def(
+          "close", [](const PyDylib& self) { self.dylib().Close(); },
+          nb::call_guard<nb::gil_scoped_release>());
+}
+
+}  // namespace
+
+}  // namespace object_loader
+
+NB_MODULE(_native, m) {
+  using namespace object_loader;
+  m.doc() = "The linker behind tvm_ffi_object_loader.";
+  m.attr("llvm_version") = LLVM_VERSION_STRING;
+  nb::register_exception_translator(Translate);
+  if (!InitFunctions()) throw nb::python_error();
+  BindSession(m);
+  BindDylib(m);
+}

@@ -1,0 +1,455 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "dylib.h"
+
+#include <cxxabi.h>
+#include <llvm/ADT/StringRef.h>
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "error.h"
+
+namespace object_loader {
+
+namespace {
+
+using llvm::StringRef;
+using llvm::orc::ExecutorAddr;
+using llvm::orc::SymbolStringPtr;
+
+// The symbol of function NAME is this and NAME. Names that begin with one of the others are
+// tvm-ffi's own (tvm/ffi/extra/module.h).
+constexpr char kFunctionPrefix[] = "__tvm_ffi_";
+constexpr const char* kReservedNames[] = {"_library_ctx", "_library_bin"};
+constexpr const char* kReservedPrefixes[] = {"_metadata_", "_doc_"};
+
+bool IsFunctionName(StringRef name) {
+  for (const char* reserved : kReservedNames) {
+    if (name == reserved) return false;
+  }
+  for (const char* prefix : kReservedPrefixes) {
+    if (name.starts_with(prefix)) return false;
+  }
+  return true;
+}
+
+// Names of functions for an error message, the ones most like `wanted` first.
+std::string Suggestions(std::vector<std::string> names, const std::string& wanted) {
+  constexpr size_t kMost = 10;
+  std::vector<std::pair<unsigned, std::string>> ranked;
+  for (std::string& name : names) {
+    ranked.push_back({StringRef(wanted).edit_distance_insensitive(name), std::move(name)});
+  }
+  std::sort(ranked.begin(), ranked.end());
+  std::string text;
+  for (size_t i = 0; i < std::min(kMost, ranked.size()); ++i) {
+    text += (i ? ", " : "") + ranked[i].second;
+  }
+  if (ranked.size() > kMost) text += ", … (" + std::to_string(ranked.size() - kMost) + " more)";
+  return text;
+}
+
+// What the exception being handled says, also when its type is the loaded code's own.
+std::string CurrentExceptionText() {
+  try {
+    throw;
+  } catch (const std::exception& exception) {
+    return exception.what();
+  } catch (...) {
+    return "an exception that is no std::exception";
+  }
+}
+
+// What a library has that is known to define the symbol, for the message of an undefined one.
+std::string Hint(StringRef symbol) {
+  if (symbol.starts_with("cuda") || symbol.starts_with("__cudaRegister")) {
+    return " (in libcudart: load it first, ctypes.CDLL(\"libcudart.so\", ctypes.RTLD_GLOBAL))";
+  }
+  if (symbol.starts_with("_cudaGetDevice") || symbol.starts_with("_cudaLibrary") ||
+      symbol.starts_with("_CUTE")) {
+    return " (in CuTe DSL's runtime library: load it first with ctypes.RTLD_GLOBAL)";
+  }
+  if (symbol.starts_with("GOMP_") || symbol.starts_with("omp_")) {
+    return " (in libgomp: load it first, ctypes.CDLL(\"libgomp.so.1\", ctypes.RTLD_GLOBAL))";
+  }
+  if (symbol.starts_with("__asan_") || symbol.starts_with("__ubsan_") ||
+      symbol.starts_with("__tsan_")) {
+    return " (in a sanitizer's run time: compile without -fsanitize)";
+  }
+  return "";
+}
+
+std::atomic<uint64_t> last_id{0};
+
+}  // namespace
+
+// The right to change what is loaded in a dylib, for one thread at a time.
+class Dylib::Turn {
+ public:
+  explicit Turn(Dylib& dylib) : dylib_(dylib) {
+    std::unique_lock<std::mutex> lock(dylib_.mutex_);
+    dylib_.turn_over_.wait(lock, [&] {
+      return dylib_.turn_depth_ == 0 || dylib_.turn_of_ == std::this_thread::get_id();
+    });
+    dylib_.turn_of_ = std::this_thread::get_id();
+    ++dylib_.turn_depth_;
+  }
+  ~Turn() {
+    {
+      std::lock_guard<std::mutex> lock(dylib_.mutex_);
+      if (--dylib_.turn_depth_ > 0) return;
+      dylib_.turn_of_ = {};
+    }
+    dylib_.turn_over_.notify_all();
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  Dylib& dylib_;
+};
+
+std::shared_ptr<Dylib> Dylib::Create(std::shared_ptr<Session> session,
+                                     const std::optional<std::string>& name,
+                                     std::vector<Link> link_order) {
+  session->ReleaseDeferred();
+  for (const Link& link : link_order) {
+    if (link.dylib->session_ == session) continue;
+    throw ObjectLoaderError("dylib '" + link.dylib->name() + "' belongs to session '" +
+                            link.dylib->session_->name() + "', not to '" + session->name() +
+                            "': a link order stays within one session");
+  }
+  std::string reserved = session->ReserveName(name);
+  std::shared_ptr<Dylib> dylib(new Dylib(session, reserved));
+  for (Link& link : link_order) {
+    link.dylib->AddDependent();
+    dylib->link_order_.push_back(std::move(link));
+  }
+  return dylib;
+}
+
+Dylib::Dylib(std::shared_ptr<Session> session, std::string name)
+    : id_(++last_id),
+      name_(std::move(name)),
+      session_(std::move(session)),
+      // ORC wants a name that no other dylib of the session ever had.
+      jit_dylib_(&session_->platform().CreateJITDylib(name_ + "#" + std::to_string(id_))) {}
+
+Dylib::~Dylib() {
+  gate_.Close();
+  session_->Remove(*this);
+  UnloadIfUnused();
+}
+
+void Dylib::Publish(std::shared_ptr<void> representation) {
+  representation_ = std::move(representation);
+  session_->Add(weak_from_this(), name_);
+}
+
+std::vector<std::shared_ptr<void>> Dylib::link_order_owners() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<std::shared_ptr<void>> owners;
+  for (const Link& link : link_order_) owners.push_back(link.owner);
+  return owners;
+}
+
+void Dylib::Load(std::vector<ObjectFile> objects, const std::function<void()>& on_initialized) {
+  session_->ReleaseDeferred();
+  ThrowIfClosed();
+  Turn turn(*this);
+  ThrowIfClosed();
+  size_t object_count = objects.size();
+  auto load = std::make_unique<LoadGraph>(objects, session_->platform().names());
+  for (const Reference& reference : load->References()) {
+    if (!IsSupportSymbol(*reference.symbol->getName())) continue;
+    objects.push_back(ObjectFile::FromBytes(std::string_view(SupportObject())));
+    load = std::make_unique<LoadGraph>(objects, session_->platform().names());
+    break;
+  }
+  std::vector<Definition> definitions = Bind(*load);
+
+  std::vector<SymbolStringPtr> names;
+  for (const Definition& definition : definitions) {
+    names.push_back(definition.symbol->getName());
+  }
+  Image image = session_->platform().Link(*jit_dylib_, *load, definitions);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (size_t i = 0; i < names.size(); ++i) {
+      symbols_[names[i]] = {image.defined[i], definitions[i].weak, definitions[i].exported, true};
+    }
+  }
+  image.defined.clear();
+  try {
+    Initialize(*load, image);
+    on_initialized();
+  } catch (...) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      for (const SymbolStringPtr& name : names) symbols_.erase(name);
+    }
+    // Destructors of what was constructed, and handlers that would dangle.
+    image.finalizers.clear();
+    image.late_finalizers.clear();
+    image.RunFinalizers();
+    session_->platform().Unlink(image);
+    throw;
+  }
+  session_->objects += object_count;
+  session_->symbols += names.size();
+  ++session_->loads;
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (const SymbolStringPtr& name : names) symbols_[name].initializing = false;
+  loads_.push_back({std::move(image), object_count, names.size()});
+}
+
+std::vector<Definition> Dylib::Bind(LoadGraph& load) const {
+  std::vector<Definition> definitions = BindDefinitions(load);
+  BindReferences(load);
+  for (const Definition& definition : definitions) {
+    // From here on nothing looks the symbol up by name: ORC and JITLink need not know of it.
+    definition.symbol->setScope(llvm::jitlink::Scope::Local);
+    definition.symbol->setLive(true);
+  }
+  return definitions;
+}
+
+// The first definition of a symbol in a dylib is the one that counts, as code may already be bound
+// to it. This thread has the turn, so the table does not change meanwhile.
+std::vector<Definition> Dylib::BindDefinitions(LoadGraph& load) const {
+  std::vector<Definition> definitions;
+  std::vector<std::string> duplicates;
+  std::string message;
+  for (const Definition& definition : load.Definitions()) {
+    const SymbolStringPtr& name = definition.symbol->getName();
+    if (IsSupportSymbol(*name)) {
+      // Each load has its own: they refer to its own __dso_handle.
+      definition.symbol->setScope(llvm::jitlink::Scope::Local);
+      continue;
+    }
+    auto known = symbols_.find(name);
+    if (known == symbols_.end()) {
+      definitions.push_back(definition);
+    } else if (definition.weak) {
+      load.Override(definition, known->second.address);
+    } else {
+      duplicates.push_back(std::string(*name));
+      message += (message.empty() ? "" : "\n") + load.name() + ": duplicate symbol " +
+                 Demangled(duplicates.back()) + ": dylib '" + name_ + "' already " +
+                 (known->second.weak
+                      ? "uses a weak definition of it; load the two objects together, strong "
+                        "before weak is decided then"
+                      : "defines it; load this object into another dylib, or make the symbol "
+                        "static or weak");
+    }
+  }
+  if (!duplicates.empty()) throw DuplicateSymbolError(message, std::move(duplicates));
+  return definitions;
+}
+
+void Dylib::BindReferences(LoadGraph& load) const {
+  std::vector<std::string> missing;
+  std::string message;
+  for (const Reference& reference : load.References()) {
+    SymbolStringPtr name = reference.symbol->getName();
+    if (*name == "__dso_handle") {
+      load.DefineDsoHandle(reference);
+      continue;
+    }
+    ExecutorAddr address;
+    auto own = symbols_.find(name);
+    if (own != symbols_.end()) address = own->second.address;
+    for (auto link = link_order_.begin(); !address && link != link_order_.end(); ++link) {
+      address = link->dylib->FindExported(name);
+    }
+    if (!address) address = session_->platform().process_symbols().Find(name);
+    if (address || reference.weak) {
+      load.Bind(reference, address);
+      continue;
+    }
+    missing.push_back(std::string(*name));
+    message += "\n  " + Demangled(missing.back()) + ", used by " +
+               load.object_name(reference.used_by) + Hint(missing.back());
+  }
+  if (missing.empty()) return;
+  std::sort(missing.begin(), missing.end());
+  throw UndefinedSymbolError(
+      load.name() + ": undefined symbol" + (missing.size() == 1 ? "" : "s") + ":" + message +
+          "\nNeither dylib '" + name_ + "' nor its link order nor the process defines " +
+          (missing.size() == 1 ? "it" : "them") +
+          ": load the object that does together with this one, or put its dylib into link_order",
+      std::move(missing));
+}
+
+ExecutorAddr Dylib::FindExported(const SymbolStringPtr& name) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto found = symbols_.find(name);
+  if (found == symbols_.end() || !found->second.exported) return {};
+  if (found->second.initializing && turn_of_ != std::this_thread::get_id()) return {};
+  return found->second.address;
+}
+
+void Dylib::Initialize(const LoadGraph& load, const Image& image) const {
+  if (image.initializers.empty()) return;
+  // Whoever closes the dylib meanwhile waits for the initializers.
+  CallScope scope(gate_);
+  if (!scope.entered()) throw SessionClosedError(ClosedMessage());
+  std::string thrown;
+  try {
+    image.RunInitializers();
+    return;
+  } catch (const abi::__forced_unwind&) {
+    throw;  // the thread is being cancelled
+  } catch (...) {
+    // The exception may be of a type that goes with the image, so it must not leave this block.
+    thrown = CurrentExceptionText();
+  }
+  throw LinkError(load.name() + ": an initializer threw: " + thrown);
+}
+
+std::vector<std::string> Dylib::FunctionNames() const {
+  ThrowIfClosed();
+  std::vector<std::string> names;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    bool my_turn = turn_of_ == std::this_thread::get_id();
+    for (const auto& [name, symbol] : symbols_) {
+      StringRef text = *name;
+      if (!symbol.exported || (symbol.initializing && !my_turn)) continue;
+      if (text.consume_front(kFunctionPrefix) && IsFunctionName(text)) names.push_back(text.str());
+    }
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void* Dylib::FindFunction(const std::string& name) const {
+  return FindSymbol(kFunctionPrefix + name);
+}
+
+void* Dylib::GetFunction(const std::string& name) const {
+  ThrowIfClosed();
+  if (void* address = FindFunction(name)) return address;
+  std::string message = "dylib '" + name_ + "' has no function '" + name + "'";
+  std::vector<std::string> names = FunctionNames();
+  bool hidden;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    hidden = symbols_.count(session_->platform().names()->intern(kFunctionPrefix + name));
+  }
+  if (hidden) {
+    message += ": its symbol is hidden; compile without -fvisibility=hidden, or mark it "
+               "TVM_FFI_DLL_EXPORT";
+  } else if (names.empty()) {
+    message += "; it exports none (export one with TVM_FFI_DLL_EXPORT_TYPED_FUNC)";
+  } else {
+    message += "; it exports " + Suggestions(std::move(names), name);
+  }
+  throw FunctionNotFoundError(message);
+}
+
+void* Dylib::FindSymbol(const std::string& symbol) const {
+  return FindExported(session_->platform().names()->intern(symbol)).toPtr<void*>();
+}
+
+void* Dylib::Lookup(const std::string& symbol) const {
+  ThrowIfClosed();
+  void* address = FindSymbol(symbol);
+  std::vector<Link> link_order;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    link_order = link_order_;
+  }
+  for (auto link = link_order.begin(); !address && link != link_order.end(); ++link) {
+    address = link->dylib->FindSymbol(symbol);
+  }
+  if (address) return address;
+  throw UndefinedSymbolError("neither dylib '" + name_ + "' nor its link order defines symbol " +
+                                 Demangled(symbol),
+                             {symbol});
+}
+
+std::string Dylib::ClosedMessage() const {
+  return session_->closed() ? "session '" + session_->name() + "' is closed, and its dylib '" +
+                                  name_ + "' with it"
+                            : "dylib '" + name_ + "' is closed";
+}
+
+void Dylib::ThrowIfClosed() const {
+  if (closed()) throw SessionClosedError(ClosedMessage());
+}
+
+void Dylib::CheckClosable() const {
+  bool my_turn;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    my_turn = turn_depth_ > 0 && turn_of_ == std::this_thread::get_id();
+  }
+  if (my_turn || gate_.IsInsideOnThisThread()) {
+    throw ObjectLoaderError("dylib '" + name_ +
+                            "' cannot be closed from within its own code: close it when the call "
+                            "has returned");
+  }
+}
+
+void Dylib::Close() {
+  CheckClosable();
+  gate_.Close();
+  session_->Remove(*this);
+  gate_.WaitUntilEmpty();
+  Turn turn(*this);  // a load that has not reached its initializers yet
+  UnloadIfUnused();
+}
+
+void Dylib::AddDependent() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  ThrowIfClosed();
+  ++dependents_;
+}
+
+void Dylib::RemoveDependent() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    --dependents_;
+  }
+  if (closed()) UnloadIfUnused();
+}
+
+void Dylib::UnloadIfUnused() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (dependents_ > 0 || unloaded_) return;
+    unloaded_ = true;
+  }
+  Unload();
+}
+
+void Dylib::Unload() {
+  Platform& platform = session_->platform();
+  for (auto load = loads_.rbegin(); load != loads_.rend(); ++load) {
+    try {
+      load->image.RunFinalizers();
+    } catch (const abi::__forced_unwind&) {
+      throw;
+    } catch (...) {
+      // There is nobody to tell: the last reference may be dropped anywhere.
+    }
+  }
+  for (auto load = loads_.rbegin(); load != loads_.rend(); ++load) {
+    platform.Unlink(load->image);
+    session_->objects -= load->objects;
+    session_->symbols -= load->symbols;
+  }
+  platform.RemoveJITDylib(*jit_dylib_);
+  std::vector<Link> link_order;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    loads_.clear();
+    symbols_.clear();
+    link_order.swap(link_order_);
+  }
+  for (const Link& link : link_order) link.dylib->RemoveDependent();
+}
+
+}  // namespace object_loader

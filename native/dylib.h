@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Dylib: what a shared library is to dlopen: objects linked into the process, their symbols, and
+// the order of other dylibs in which it looks for what it lacks.
+//
+// Lifetime: code stays loaded until Close, or until the last reference goes. A dylib holds those in
+// its link order; one that is closed while another still links to it unloads with the last of
+// those. Concurrency: loads into one dylib take turns (a load from within an initializer belongs to
+// the turn it happens in); the symbols of a load become visible to other threads when its
+// initializers have finished. Neither the mutex nor ORC's locks are held while loaded code runs.
+#ifndef OBJECT_LOADER_DYLIB_H_
+#define OBJECT_LOADER_DYLIB_H_
+
+#include <llvm/ADT/DenseMap.h>
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "call_guard.h"
+#include "object_file.h"
+#include "session.h"
+
+namespace object_loader {
+
+class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
+ public:
+  struct Link {
+    std::shared_ptr<Dylib> dylib;
+    std::shared_ptr<void> owner;  // whatever else has to live as long as the dylib is linked to
+  };
+
+  // Throws SessionClosedError and ObjectLoaderError (a taken name, a dylib of another session).
+  static std::shared_ptr<Dylib> Create(std::shared_ptr<Session> session,
+                                       const std::optional<std::string>& name,
+                                       std::vector<Link> link_order);
+  ~Dylib() override;
+
+  // Makes the dylib one of its session's members. `representation` is for the layer above: how to
+  // get from the dylib to what represents it there.
+  void Publish(std::shared_ptr<void> representation);
+  const std::shared_ptr<void>& representation() const { return representation_; }
+
+  uint64_t id() const { return id_; }
+  const std::string& name() const override { return name_; }
+  const std::shared_ptr<Session>& session() const { return session_; }
+  // Empty once the code is unloaded.
+  std::vector<std::shared_ptr<void>> link_order_owners() const;
+  const CallGate& gate() const { return gate_; }
+  bool closed() const { return gate_.closed(); }
+
+  // Links the objects and runs their initializers, then `on_initialized`. If any of it throws, the
+  // dylib is as it was.
+  void Load(std::vector<ObjectFile> objects, const std::function<void()>& on_initialized);
+
+  // The names of the exported TVM-FFI functions, sorted. Throws SessionClosedError.
+  std::vector<std::string> FunctionNames() const;
+  // The address of the function, or null.
+  void* FindFunction(const std::string& name) const;
+  // The same, or FunctionNotFoundError, or SessionClosedError.
+  void* GetFunction(const std::string& name) const;
+  // The address of a symbol that this dylib itself exports, or null.
+  void* FindSymbol(const std::string& symbol) const;
+  // As dlsym: searches the link order too. Throws UndefinedSymbolError and SessionClosedError.
+  void* Lookup(const std::string& symbol) const;
+
+  void CheckClosable() const override;
+  void Close() override;
+  // The message of the SessionClosedError for this dylib.
+  std::string ClosedMessage() const;
+
+ private:
+  struct Symbol {
+    llvm::orc::ExecutorAddr address;
+    bool weak;
+    bool exported;
+    bool initializing;  // seen only by the thread whose turn it is
+  };
+  struct Loaded {
+    Image image;
+    uint64_t objects;
+    uint64_t symbols;
+  };
+  class Turn;
+
+  Dylib(std::shared_ptr<Session> session, std::string name);
+
+  std::vector<Definition> Bind(LoadGraph& load) const;
+  std::vector<Definition> BindDefinitions(LoadGraph& load) const;
+  void BindReferences(LoadGraph& load) const;
+  llvm::orc::ExecutorAddr FindExported(const llvm::orc::SymbolStringPtr& name) const;
+  void Initialize(const LoadGraph& load, const Image& image) const;
+  void ThrowIfClosed() const;
+  void AddDependent();  // throws SessionClosedError
+  void RemoveDependent();
+  void UnloadIfUnused();
+  void Unload();
+
+  const uint64_t id_;
+  const std::string name_;
+  const std::shared_ptr<Session> session_;
+  CallGate gate_;
+  llvm::orc::JITDylib* jit_dylib_;
+  std::shared_ptr<void> representation_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable turn_over_;
+  std::thread::id turn_of_;  // the thread that loads now
+  int turn_depth_ = 0;
+  int dependents_ = 0;  // open dylibs that link to this one
+  bool unloaded_ = false;
+  std::vector<Link> link_order_;
+  llvm::DenseMap<llvm::orc::SymbolStringPtr, Symbol> symbols_;
+  std::vector<Loaded> loads_;
+};
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_DYLIB_H_

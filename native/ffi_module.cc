@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ffi_module.h"
+
+#include <tvm/ffi/cast.h>
+#include <tvm/ffi/extra/c_env_api.h>
+#include <tvm/ffi/memory.h>
+
+#include <cstring>
+#include <utility>
+
+#include "error.h"
+
+namespace object_loader {
+
+namespace {
+
+namespace ffi = tvm::ffi;
+
+void* (*leave_interpreter)() = [] { return static_cast<void*>(nullptr); };
+void (*reenter_interpreter)(void*) = [](void*) {};
+
+// Reads the library binary: a 64-bit length, then that many bytes of little-endian 64-bit counts
+// and numbers, and of strings with their length before them (tvm/ffi, library modules).
+class BinaryReader {
+ public:
+  explicit BinaryReader(const char* binary) : position_(binary + sizeof(uint64_t)) {
+    std::memcpy(&left_, binary, sizeof(left_));
+  }
+
+  uint64_t Number() {
+    uint64_t value;
+    std::memcpy(&value, Take(sizeof(value)), sizeof(value));
+    return value;
+  }
+
+  std::vector<uint64_t> Numbers() {
+    std::vector<uint64_t> values(CheckCount(Number(), sizeof(uint64_t)));
+    for (uint64_t& value : values) value = Number();
+    return values;
+  }
+
+  std::string String() {
+    uint64_t size = CheckCount(Number(), 1);
+    return std::string(Take(size), size);
+  }
+
+ private:
+  uint64_t CheckCount(uint64_t count, uint64_t size) {
+    if (count > left_ / size) Fail();
+    return count;
+  }
+
+  const char* Take(uint64_t size) {
+    if (size > left_) Fail();
+    left_ -= size;
+    return std::exchange(position_, position_ + size);
+  }
+
+  [[noreturn]] static void Fail() {
+    TVM_FFI_THROW(RuntimeError) << ffi::symbol::tvm_ffi_library_bin << " is malformed";
+    TVM_FFI_UNREACHABLE();
+  }
+
+  const char* position_;
+  uint64_t left_;
+};
+
+ffi::Module LoadFromBytes(const std::string& kind, const std::string& bytes) {
+  std::string loader = "ffi.Module.load_from_bytes." + kind;
+  auto load = ffi::Function::GetGlobal(loader);
+  if (!load.has_value()) {
+    TVM_FFI_THROW(RuntimeError) << "the object embeds a module of kind `" << kind
+                                << "`, but no loader for it is registered: import the package "
+                                << "that registers the global function " << loader;
+  }
+  return (*load)(ffi::Bytes(bytes)).cast<ffi::Module>();
+}
+
+// The root of the tree that `binary` describes, with `library` in the place of "_lib". The tree:
+// for module i the children are child_indices[indptr[i]] to child_indices[indptr[i + 1] - 1].
+ffi::Module BuildImports(const char* binary, const ffi::Module& library, bool library_has_its_own) {
+  BinaryReader reader(binary);
+  std::vector<uint64_t> indptr = reader.Numbers();
+  std::vector<uint64_t> child_indices = reader.Numbers();
+  std::vector<ffi::Module> modules;
+  for (size_t i = 0; i + 1 < indptr.size(); ++i) {
+    std::string kind = reader.String();
+    modules.push_back(kind == "_lib" ? library : LoadFromBytes(kind, reader.String()));
+  }
+  for (size_t i = 0; i < modules.size(); ++i) {
+    if (library_has_its_own && modules[i].same_as(library)) continue;
+    for (uint64_t child = indptr[i]; child < indptr[i + 1]; ++child) {
+      if (child >= child_indices.size() || child_indices[child] >= modules.size()) {
+        TVM_FFI_THROW(RuntimeError) << ffi::symbol::tvm_ffi_library_bin
+                                    << " names a module that it does not hold";
+      }
+      modules[i]->ImportModule(modules[child_indices[child]]);
+    }
+  }
+  return modules.empty() ? library : modules.front();
+}
+
+ModulePtr FromRepresentation(const std::shared_ptr<void>& representation) {
+  return static_cast<ffi::WeakObjectPtr<ObjectModuleObj>*>(representation.get())->lock();
+}
+
+}  // namespace
+
+void SetInterpreterLock(void* (*leave)(), void (*reenter)(void* state)) {
+  leave_interpreter = leave;
+  reenter_interpreter = reenter;
+}
+
+ModulePtr CreateModule(std::shared_ptr<Session> session, const std::optional<std::string>& name,
+                       const std::vector<ModulePtr>& link_order) {
+  std::vector<Dylib::Link> links;
+  for (const ModulePtr& module : link_order) {
+    links.push_back({std::shared_ptr<Dylib>(module->dylib().shared_from_this()),
+                     std::make_shared<ModulePtr>(module)});
+  }
+  auto dylib = Dylib::Create(std::move(session), name, std::move(links));
+  auto module = ffi::make_object<ObjectModuleObj>(dylib);
+  dylib->Publish(std::make_shared<ffi::WeakObjectPtr<ObjectModuleObj>>(module));
+  return module;
+}
+
+std::vector<ModulePtr> ModulesOf(Session& session) {
+  std::vector<ModulePtr> modules;
+  for (const auto& member : session.Members()) {
+    const auto& representation = static_cast<Dylib&>(*member).representation();
+    if (ModulePtr module = FromRepresentation(representation)) modules.push_back(module);
+  }
+  return modules;
+}
+
+std::vector<ModulePtr> LinkOrderOf(const ObjectModuleObj& module) {
+  std::vector<ModulePtr> modules;
+  for (const auto& owner : module.dylib().link_order_owners()) {
+    modules.push_back(*static_cast<ModulePtr*>(owner.get()));
+  }
+  return modules;
+}
+
+ObjectModuleObj::~ObjectModuleObj() {
+  if (dylib_->gate().IsInsideOnThisThread()) {
+    // The last function was dropped during its own call: the code is still to return through.
+    dylib_->session()->Defer(dylib_);
+    return;
+  }
+  void* state = leave_interpreter();
+  dylib_.reset();
+  reenter_interpreter(state);
+}
+
+int ObjectModuleObj::GetPropertyMask() const {
+  return ffi::Module::kBinarySerializable | ffi::Module::kRunnable;
+}
+
+void ObjectModuleObj::ThrowIfClosed() const {
+  if (dylib_->closed()) {
+    throw ffi::Error("SessionClosedError", dylib_->ClosedMessage(), "");
+  }
+}
+
+ffi::Function ObjectModuleObj::MakeFunction(void* address) {
+  auto function = ffi::make_object<ExportedFunctionObj>(
+      ffi::GetObjectPtr<ObjectModuleObj>(this), reinterpret_cast<TVMFFISafeCallType>(address));
+  return ffi::GetRef<ffi::Function>(static_cast<ffi::FunctionObj*>(function.get()));
+}
+
+ffi::Optional<ffi::Function> ObjectModuleObj::GetFunction(const ffi::String& name) {
+  ThrowIfClosed();
+  void* address = dylib_->FindFunction(name);
+  if (!address) return std::nullopt;
+  return MakeFunction(address);
+}
+
+ffi::Function ObjectModuleObj::RequireFunction(const std::string& name) {
+  return MakeFunction(dylib_->GetFunction(name));
+}
+
+ffi::Optional<ffi::String> ObjectModuleObj::CallGetter(const std::string& symbol) {
+  ThrowIfClosed();
+  void* address = dylib_->FindSymbol(symbol);
+  if (!address) return std::nullopt;
+  CallScope scope(dylib_->gate());
+  if (!scope.entered()) ThrowIfClosed();
+  return ffi::Function::InvokeExternC(nullptr, reinterpret_cast<TVMFFISafeCallType>(address))
+      .cast<ffi::String>();
+}
+
+ffi::Optional<ffi::String> ObjectModuleObj::GetFunctionMetadata(const ffi::String& name) {
+  return CallGetter(std::string(ffi::symbol::tvm_ffi_metadata_prefix) + std::string(name));
+}
+
+ffi::Optional<ffi::String> ObjectModuleObj::GetFunctionDoc(const ffi::String& name) {
+  return CallGetter(std::string(ffi::symbol::tvm_ffi_doc_prefix) + std::string(name));
+}
+
+void ObjectModuleObj::Load(std::vector<ObjectFile> objects) {
+  dylib_->Load(std::move(objects), [this] { BindContext(); });
+}
+
+void ObjectModuleObj::BindContext() {
+  ffi::Module::VisitContextSymbols(
+      ffi::TypedFunction<void(ffi::String, void*)>([this](ffi::String name, void* value) {
+        if (void* variable = dylib_->FindSymbol(name)) *static_cast<void**>(variable) = value;
+      }));
+  if (void* context = dylib_->FindSymbol(ffi::symbol::tvm_ffi_library_ctx)) {
+    *static_cast<void**>(context) = this;
+  }
+  const char* binary =
+      static_cast<const char*>(dylib_->FindSymbol(ffi::symbol::tvm_ffi_library_bin));
+  if (!binary || binary == library_binary_) return;
+  // tvm-ffi takes a module's address in its registries for the address of a ModuleObj.
+  ffi::Module self(ffi::GetObjectPtr<ffi::ModuleObj>(this));
+  ffi::Module root = BuildImports(binary, self, false);
+  library_binary_ = binary;
+}
+
+ffi::Module ObjectModuleObj::Root() {
+  ffi::Module self(ffi::GetObjectPtr<ffi::ModuleObj>(this));
+  if (!library_binary_) return self;
+  ThrowIfClosed();
+  if (auto known = root_.lock()) return ffi::Module(known);
+  ffi::Module root = BuildImports(library_binary_, self, true);
+  root_ = ffi::WeakObjectPtr<ffi::ModuleObj>(
+      ffi::GetObjectPtr<ffi::ModuleObj>(const_cast<ffi::ModuleObj*>(root.operator->())));
+  return root;
+}
+
+ExportedFunctionObj::ExportedFunctionObj(ModulePtr module, TVMFFISafeCallType code)
+    : code_(code), gate_(module->dylib().gate()), module_(std::move(module)) {
+  safe_call = SafeCall;
+  cpp_call = nullptr;
+}
+
+int ExportedFunctionObj::RaiseClosed() const {
+  TVMFFIErrorSetRaisedFromCStr("SessionClosedError", module_->dylib().ClosedMessage().c_str());
+  return -1;
+}
+
+int ExportedFunctionObj::SafeCall(void* self, const TVMFFIAny* args, int32_t num_args,
+                                  TVMFFIAny* result) {
+  auto* function = static_cast<ExportedFunctionObj*>(static_cast<ffi::Object*>(self));
+  CallScope scope(function->gate_);
+  if (!scope.entered()) return function->RaiseClosed();
+  return function->code_(nullptr, args, num_args, result);
+}
+
+}  // namespace object_loader

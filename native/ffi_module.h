@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ObjectModuleObj: a dylib as a tvm-ffi module, with everything that a dlopened one has: functions,
+// imports rebuilt from the embedded library binary, context symbols, metadata and docstrings.
+//
+// Lifetime: the module owns its dylib. A function holds its module, a module those of its link
+// order; so whoever holds a module or one of its functions keeps all code loaded that it needs. The
+// address of the module is what `__tvm_ffi__library_ctx` of the loaded code is set to.
+#ifndef OBJECT_LOADER_FFI_MODULE_H_
+#define OBJECT_LOADER_FFI_MODULE_H_
+
+#include <tvm/ffi/extra/module.h>
+#include <tvm/ffi/function.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "dylib.h"
+
+namespace object_loader {
+
+class ObjectModuleObj : public tvm::ffi::ModuleObj {
+ public:
+  explicit ObjectModuleObj(std::shared_ptr<Dylib> dylib) : dylib_(std::move(dylib)) {}
+  ~ObjectModuleObj();
+
+  const char* kind() const final { return "library"; }
+  int GetPropertyMask() const final;
+  tvm::ffi::Optional<tvm::ffi::Function> GetFunction(const tvm::ffi::String& name) final;
+  tvm::ffi::Optional<tvm::ffi::String> GetFunctionMetadata(const tvm::ffi::String& name) final;
+  tvm::ffi::Optional<tvm::ffi::String> GetFunctionDoc(const tvm::ffi::String& name) final;
+
+  Dylib& dylib() const { return *dylib_; }
+
+  // Links the objects into the dylib and binds them to this module. Throws the dylib's exceptions,
+  // and tvm::ffi::Error where an import can't be rebuilt.
+  void Load(std::vector<ObjectFile> objects);
+
+  // The function, or the dylib's FunctionNotFoundError or SessionClosedError.
+  tvm::ffi::Function RequireFunction(const std::string& name);
+
+  // The root of the tree of imports: this module, unless the library binary says otherwise. Only
+  // the caller holds such a root; it is built anew if need be.
+  tvm::ffi::Module Root();
+
+ private:
+  void BindContext();
+  tvm::ffi::Optional<tvm::ffi::String> CallGetter(const std::string& symbol);
+  // Throws tvm::ffi::Error with the kind SessionClosedError.
+  void ThrowIfClosed() const;
+  tvm::ffi::Function MakeFunction(void* address);
+
+  std::shared_ptr<Dylib> dylib_;
+  const char* library_binary_ = nullptr;  // what the imports were built from
+  tvm::ffi::WeakObjectPtr<tvm::ffi::ModuleObj> root_;
+};
+
+using ModulePtr = tvm::ffi::ObjectPtr<ObjectModuleObj>;
+
+// A module over a new dylib; see Dylib::Create.
+ModulePtr CreateModule(std::shared_ptr<Session> session, const std::optional<std::string>& name,
+                       const std::vector<ModulePtr>& link_order);
+
+// The modules of the session's open dylibs, in order of creation.
+std::vector<ModulePtr> ModulesOf(Session& session);
+
+// The modules in the link order of the module's dylib.
+std::vector<ModulePtr> LinkOrderOf(const ObjectModuleObj& module);
+
+// A function of a module: the address of its code behind the gate of its dylib.
+class ExportedFunctionObj : public tvm::ffi::FunctionObj {
+ public:
+  ExportedFunctionObj(ModulePtr module, TVMFFISafeCallType code);
+
+  const CallGate& gate() const { return gate_; }
+  TVMFFISafeCallType code() const { return code_; }
+  // Leaves a SessionClosedError for tvm-ffi to raise; returns what a safe call returns then.
+  int RaiseClosed() const;
+
+ private:
+  static int SafeCall(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result);
+
+  TVMFFISafeCallType code_;
+  const CallGate& gate_;
+  ModulePtr module_;
+};
+
+// Unloading runs destructors and finalizers, which must not happen under a lock of the caller's
+// language: `leave` is called before and its result given to `reenter` afterwards.
+void SetInterpreterLock(void* (*leave)(), void (*reenter)(void* state));
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_FFI_MODULE_H_

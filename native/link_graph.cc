@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "link_graph.h"
+
+#include <llvm/ADT/StringMap.h>
+#include <llvm/ExecutionEngine/JITLink/ELF_x86_64.h>
+#include <llvm/ExecutionEngine/JITLink/x86_64.h>
+
+#include <utility>
+
+#include "error.h"
+
+namespace object_loader {
+
+namespace {
+
+using llvm::StringRef;
+using llvm::jitlink::Block;
+using llvm::jitlink::LinkGraph;
+using llvm::jitlink::Linkage;
+using llvm::jitlink::Scope;
+using llvm::jitlink::Section;
+using llvm::jitlink::Symbol;
+using llvm::orc::ExecutorAddr;
+using llvm::operator|;
+
+constexpr char kStartPrefix[] = "__start_";
+constexpr char kStopPrefix[] = "__stop_";
+
+std::unique_ptr<LinkGraph> Parse(const ObjectFile& object,
+                                 std::shared_ptr<llvm::orc::SymbolStringPool> names) {
+  auto graph =
+      llvm::jitlink::createLinkGraphFromELFObject_x86_64(object.buffer(), std::move(names));
+  if (graph) return std::move(*graph);
+  std::string message = Message(graph.takeError());
+  // The file is well-formed (see ObjectFile), so what is left is mostly what JITLink can't do.
+  if (StringRef(message).contains("nsupported")) {
+    throw LinkError(object.name() + ": " + message);
+  }
+  throw ObjectFormatError(object.name() + ": " + message);
+}
+
+bool IsGlobal(const Symbol& symbol) {
+  return symbol.hasName() && symbol.getScope() != Scope::Local;
+}
+
+// Copies graphs into one, resolving between them.
+class Merger {
+ public:
+  Merger(LinkGraph& target, llvm::DenseMap<Symbol*, size_t>& used_by)
+      : target_(target), used_by_(used_by) {}
+
+  // Content is not copied: `source`'s blocks refer to the object's buffer, which outlives both.
+  void Add(LinkGraph& source, size_t object_index) {
+    llvm::DenseMap<Block*, Block*> blocks;
+    llvm::DenseMap<Symbol*, Symbol*> symbols;
+    for (Section& section : source.sections()) {
+      Section& destination = SectionFor(section);
+      for (Block* block : section.blocks()) blocks[block] = &Copy(*block, destination);
+    }
+    for (Symbol* symbol : source.defined_symbols()) {
+      symbols[symbol] = &Define(*symbol, *blocks[&symbol->getBlock()], object_index);
+    }
+    for (Symbol* symbol : source.external_symbols()) {
+      symbols[symbol] = &Refer(*symbol, object_index);
+    }
+    for (Symbol* symbol : source.absolute_symbols()) {
+      symbols[symbol] = &target_.addAbsoluteSymbol(
+          target_.allocateName(*symbol->getName()), symbol->getAddress(), symbol->getSize(),
+          symbol->getLinkage(), Scope::Local, false);
+    }
+    for (auto& [from, to] : blocks) {
+      for (const auto& edge : from->edges()) {
+        to->addEdge(edge.getKind(), edge.getOffset(), *symbols[&edge.getTarget()],
+                    edge.getAddend());
+      }
+    }
+  }
+
+  // Names defined more than once, with the indices of the two objects.
+  const std::vector<std::pair<std::string, std::pair<size_t, size_t>>>& duplicates() const {
+    return duplicates_;
+  }
+
+ private:
+  struct Global {
+    Symbol* symbol;
+    size_t object_index;
+    bool common;
+  };
+
+  Section& SectionFor(const Section& section) {
+    std::string name = section.getName().str();
+    while (Section* known = target_.findSectionByName(name)) {
+      if (known->getMemProt() == section.getMemProt() &&
+          known->getMemLifetime() == section.getMemLifetime()) {
+        return *known;
+      }
+      name += "+";
+    }
+    Section& created = target_.createSection(target_.allocateName(name), section.getMemProt());
+    created.setMemLifetime(section.getMemLifetime());
+    return created;
+  }
+
+  Block& Copy(const Block& block, Section& destination) {
+    if (block.isZeroFill()) {
+      return target_.createZeroFillBlock(destination, block.getSize(), block.getAddress(),
+                                         block.getAlignment(), block.getAlignmentOffset());
+    }
+    return target_.createContentBlock(destination, block.getContent(), block.getAddress(),
+                                      block.getAlignment(), block.getAlignmentOffset());
+  }
+
+  Symbol& Define(const Symbol& symbol, Block& block, size_t object_index) {
+    if (!symbol.hasName()) {
+      return target_.addAnonymousSymbol(block, symbol.getOffset(), symbol.getSize(),
+                                        symbol.isCallable(), false);
+    }
+    if (!IsGlobal(symbol)) {
+      return target_.addDefinedSymbol(block, symbol.getOffset(), symbol.getName(),
+                                      symbol.getSize(), symbol.getLinkage(), Scope::Local,
+                                      symbol.isCallable(), false);
+    }
+    // JITLink's name for the section of common symbols, which it makes weak.
+    bool common = symbol.getSection().getName() == "common" && block.isZeroFill();
+    auto [entry, is_new] = globals_.try_emplace(*symbol.getName());
+    Global& global = entry->second;
+    if (is_new) {
+      global = {&target_.addDefinedSymbol(block, symbol.getOffset(), symbol.getName(),
+                                          symbol.getSize(), symbol.getLinkage(), symbol.getScope(),
+                                          symbol.isCallable(), false),
+                object_index, common};
+      return *global.symbol;
+    }
+    Symbol& known = *global.symbol;
+    if (!known.isDefined()) {
+      target_.makeDefined(known, block, symbol.getOffset(), symbol.getSize(), symbol.getLinkage(),
+                          symbol.getScope(), false);
+      known.setCallable(symbol.isCallable());
+      global.object_index = object_index;
+      global.common = common;
+      return known;
+    }
+    bool strong = symbol.getLinkage() == Linkage::Strong;
+    if (strong && known.getLinkage() == Linkage::Strong) {
+      duplicates_.push_back({std::string(*symbol.getName()), {global.object_index, object_index}});
+    } else if (strong || (common && global.common && symbol.getSize() > known.getSize())) {
+      // The known symbol stays the one that everybody's edges point to, and moves.
+      known.setSize(0);
+      target_.transferDefinedSymbol(known, block, symbol.getOffset(), symbol.getSize());
+      known.setLinkage(symbol.getLinkage());
+      known.setCallable(symbol.isCallable());
+      global.object_index = object_index;
+      global.common = common;
+    }
+    // The most constraining visibility counts, whichever definition was chosen (gABI, symbols).
+    if (symbol.getScope() == Scope::Hidden) known.setScope(Scope::Hidden);
+    return known;
+  }
+
+  Symbol& Refer(const Symbol& symbol, size_t object_index) {
+    auto [entry, is_new] = globals_.try_emplace(*symbol.getName());
+    if (is_new) {
+      entry->second = {
+          &target_.addExternalSymbol(symbol.getName(), 0, symbol.isWeaklyReferenced()),
+          object_index, false};
+      used_by_[entry->second.symbol] = object_index;
+    } else if (entry->second.symbol->isExternal() && !symbol.isWeaklyReferenced()) {
+      entry->second.symbol->setWeaklyReferenced(false);
+    }
+    return *entry->second.symbol;
+  }
+
+  LinkGraph& target_;
+  llvm::DenseMap<Symbol*, size_t>& used_by_;
+  llvm::StringMap<Global> globals_;
+  std::vector<std::pair<std::string, std::pair<size_t, size_t>>> duplicates_;
+};
+
+}  // namespace
+
+LoadGraph::LoadGraph(std::vector<ObjectFile>& objects,
+                     std::shared_ptr<llvm::orc::SymbolStringPool> names) {
+  uint64_t address = 0;
+  for (ObjectFile& object : objects) {
+    address = object.AssignAddresses(address);
+    object_names_.push_back(object.name());
+    name_ += (name_.empty() ? "" : " + ") + object.name();
+  }
+  if (objects.size() == 1) {
+    graph_ = Parse(objects.front(), std::move(names));
+    return;
+  }
+  // Of the single graphs only the content survives, and that lies in the objects.
+  std::vector<std::unique_ptr<LinkGraph>> parsed;
+  for (const ObjectFile& object : objects) parsed.push_back(Parse(object, names));
+  graph_ = std::make_unique<LinkGraph>(name_, std::move(names), parsed.front()->getTargetTriple(),
+                                       parsed.front()->getFeatures(),
+                                       llvm::jitlink::x86_64::getEdgeKindName);
+  Merger merger(*graph_, used_by_);
+  for (size_t i = 0; i < parsed.size(); ++i) {
+    merger.Add(*parsed[i], i);
+  }
+  if (!merger.duplicates().empty()) {
+    std::string message;
+    std::vector<std::string> symbols;
+    for (const auto& [symbol, where] : merger.duplicates()) {
+      message += (message.empty() ? "" : "\n") + std::string("duplicate symbol ") +
+                 Demangled(symbol) + ": defined in " + object_names_[where.first] + " and in " +
+                 object_names_[where.second];
+      symbols.push_back(symbol);
+    }
+    throw DuplicateSymbolError(message, std::move(symbols));
+  }
+}
+
+std::vector<Definition> LoadGraph::Definitions() {
+  std::vector<Definition> definitions;
+  for (Symbol* symbol : graph_->defined_symbols()) {
+    if (!IsGlobal(*symbol)) continue;
+    definitions.push_back({symbol, symbol->getLinkage() == Linkage::Weak,
+                           symbol->getScope() == Scope::Default});
+  }
+  return definitions;
+}
+
+std::vector<Reference> LoadGraph::References() {
+  std::vector<Reference> references;
+  for (Symbol* symbol : graph_->external_symbols()) {
+    StringRef name = *symbol->getName();
+    // JITLink defines this one itself; the bounds of sections get their addresses later.
+    if (name == "_GLOBAL_OFFSET_TABLE_" || SectionOfBound(*graph_, name)) continue;
+    references.push_back({symbol, symbol->isWeaklyReferenced(), used_by_.lookup(symbol)});
+  }
+  return references;
+}
+
+void LoadGraph::DefineDsoHandle(const Reference& reference) {
+  // As in GCC's crtbeginS.o: a pointer-sized object that holds its own address.
+  Section& section = graph_->createSection(
+      ".data.__dso_handle", llvm::orc::MemProt::Read | llvm::orc::MemProt::Write);
+  Block& block = graph_->createMutableContentBlock(section, 8, ExecutorAddr(), 8, 0);
+  graph_->makeDefined(*reference.symbol, block, 0, 8, Linkage::Strong, Scope::Local, true);
+  block.addEdge(llvm::jitlink::x86_64::Pointer64, 0, *reference.symbol, 0);
+}
+
+void LoadGraph::Override(const Definition& definition, ExecutorAddr address) {
+  definition.symbol->setSize(0);
+  graph_->makeExternal(*definition.symbol);
+  graph_->makeAbsolute(*definition.symbol, address);
+}
+
+void LoadGraph::Bind(const Reference& reference, ExecutorAddr address) {
+  graph_->makeAbsolute(*reference.symbol, address);
+}
+
+Section* SectionOfBound(LinkGraph& graph, StringRef name) {
+  if (name.consume_front(kStartPrefix) || name.consume_front(kStopPrefix)) {
+    return graph.findSectionByName(name);
+  }
+  return nullptr;
+}
+
+llvm::Error BindSectionBounds(LinkGraph& graph) {
+  std::vector<std::pair<Symbol*, ExecutorAddr>> bounds;
+  for (Symbol* symbol : graph.external_symbols()) {
+    StringRef name = *symbol->getName();
+    if (Section* section = SectionOfBound(graph, name)) {
+      llvm::jitlink::SectionRange range(*section);
+      bounds.push_back({symbol, name.starts_with(kStartPrefix) ? range.getStart()
+                                                               : range.getEnd()});
+    }
+  }
+  for (auto& [symbol, address] : bounds) graph.makeAbsolute(*symbol, address);
+  return llvm::Error::success();
+}
+
+}  // namespace object_loader

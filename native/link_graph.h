@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// LoadGraph: the objects of one load as a single JITLink LinkGraph.
+//
+// Objects that are given together are linked together, as `cc -shared a.o b.o` would: one
+// definition of each symbol, strong before weak, sections of one name side by side. The graph's
+// symbols are then bound by the caller (see dylib.cc) before JITLink ever sees them: what is
+// defined elsewhere becomes absolute, what is defined here becomes local to the graph. So JITLink
+// and ORC do no symbol resolution of their own, and a missing symbol is known before any memory is
+// allocated.
+#ifndef OBJECT_LOADER_LINK_GRAPH_H_
+#define OBJECT_LOADER_LINK_GRAPH_H_
+
+#include <llvm/ExecutionEngine/JITLink/JITLink.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "object_file.h"
+
+namespace object_loader {
+
+// A global symbol that the load defines.
+struct Definition {
+  llvm::jitlink::Symbol* symbol;
+  bool weak;
+  bool exported;  // visible outside the dylib; hidden otherwise
+};
+
+// A global symbol that the load needs from elsewhere.
+struct Reference {
+  llvm::jitlink::Symbol* symbol;
+  bool weak;          // may stay undefined; its address is then 0
+  size_t used_by;     // index of the first object that refers to it
+};
+
+class LoadGraph {
+ public:
+  // Throws ObjectFormatError, LinkError (a relocation that JITLink does not know) and
+  // DuplicateSymbolError (two of the objects define the same symbol). `objects` must outlive the
+  // graph, which refers to their content.
+  LoadGraph(std::vector<ObjectFile>& objects, std::shared_ptr<llvm::orc::SymbolStringPool> names);
+
+  llvm::jitlink::LinkGraph& graph() { return *graph_; }
+  std::unique_ptr<llvm::jitlink::LinkGraph> TakeGraph() { return std::move(graph_); }
+  const std::string& name() const { return name_; }
+  const std::string& object_name(size_t index) const { return object_names_[index]; }
+
+  std::vector<Definition> Definitions();
+  // Without the symbols that a linker itself defines, for which see DefineLinkerSymbols.
+  std::vector<Reference> References();
+
+  // Turns the reference to `__dso_handle` into a variable of this load's own, within reach of its
+  // code. Its address is what __cxa_atexit and __cxa_finalize know the load by.
+  void DefineDsoHandle(const Reference& reference);
+
+  // Drops the definition in favour of another one at `address`.
+  void Override(const Definition& definition, llvm::orc::ExecutorAddr address);
+  // Binds the reference to `address`.
+  void Bind(const Reference& reference, llvm::orc::ExecutorAddr address);
+
+ private:
+  std::string name_;
+  std::vector<std::string> object_names_;
+  std::unique_ptr<llvm::jitlink::LinkGraph> graph_;
+  llvm::DenseMap<llvm::jitlink::Symbol*, size_t> used_by_;  // only where there are several objects
+};
+
+// Binds the references to `__start_NAME` and `__stop_NAME` to the ends of section NAME. For use
+// when addresses are known.
+llvm::Error BindSectionBounds(llvm::jitlink::LinkGraph& graph);
+
+// Whether `name` is `__start_NAME` or `__stop_NAME` of a section that the graph has.
+llvm::jitlink::Section* SectionOfBound(llvm::jitlink::LinkGraph& graph, llvm::StringRef name);
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_LINK_GRAPH_H_

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// MemoryPool: the memory that loaded code lives in, as a JITLink memory manager.
+//
+// Memory comes in arenas. An arena is one reservation of address space with three areas: code
+// (readable, executable), constants (readable) and data (readable, writable). Everything that one
+// load needs comes from one arena, so its parts are within reach of 32-bit relocations however
+// fragmented the address space is. Code and constants are pages of an anonymous file which is
+// mapped a second time, writable, at an unrelated address: the linker writes through that alias,
+// and no page is ever both writable and executable. Modules share pages, so a small module costs
+// its own size and no system call; a larger run of freed pages goes back to the system.
+//
+// Concurrency: every method may be called from any thread. After a fork the shared pages belong to
+// both processes, so neither reuses them: arenas from before are only emptied (see Arena::frozen).
+#ifndef OBJECT_LOADER_MEMORY_H_
+#define OBJECT_LOADER_MEMORY_H_
+
+#include <llvm/ExecutionEngine/JITLink/JITLinkMemoryManager.h>
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <vector>
+
+namespace object_loader {
+
+// Which parts of [0, size) are free: best fit, in O(log n), neighbours joined when freed.
+class FreeRanges {
+ public:
+  explicit FreeRanges(uint64_t size);
+  static constexpr uint64_t kNone = ~uint64_t{0};
+
+  // The offset of `size` bytes at `alignment`, or kNone.
+  uint64_t Take(uint64_t size, uint64_t alignment);
+
+  struct Joined {
+    uint64_t offset;
+    uint64_t size;
+    uint64_t touched;  // bytes of it that were in use since the last ForgetTouched
+  };
+  // Returns the free range that the freed bytes are now part of.
+  Joined Give(uint64_t offset, uint64_t size);
+  void ForgetTouched(uint64_t offset);
+
+  // Everything from here on was never taken, so its pages still hold the zeros they began with.
+  uint64_t high_water() const { return high_water_; }
+
+ private:
+  struct Range {
+    uint64_t size;
+    uint64_t touched;
+  };
+  void Insert(uint64_t offset, Range range);
+  Range Remove(std::map<uint64_t, Range>::iterator range);
+
+  std::map<uint64_t, Range> by_offset_;
+  std::set<std::pair<uint64_t, uint64_t>> by_size_;  // (size, offset)
+  uint64_t high_water_ = 0;
+};
+
+class MemoryPool : public llvm::jitlink::JITLinkMemoryManager {
+ public:
+  MemoryPool();
+  ~MemoryPool() override;
+
+  using JITLinkMemoryManager::allocate;
+  using JITLinkMemoryManager::deallocate;
+  void allocate(const llvm::jitlink::JITLinkDylib* dylib, llvm::jitlink::LinkGraph& graph,
+                OnAllocatedFunction on_allocated) override;
+  void deallocate(std::vector<FinalizedAlloc> allocations,
+                  OnDeallocatedFunction on_deallocated) override;
+
+  struct Usage {
+    uint64_t code = 0;       // bytes in use
+    uint64_t constants = 0;  // bytes in use
+    uint64_t data = 0;       // bytes in use
+    uint64_t reserved = 0;   // bytes of address space
+  };
+  Usage usage() const;
+  // Gives reservations that nothing is loaded in back to the system.
+  void ReleaseUnused();
+
+  enum Area { kCode, kConstants, kData, kAreaCount };
+  struct Piece {
+    uint64_t offset = 0;
+    uint64_t size = 0;  // 0: nothing
+  };
+
+ private:
+  class Arena;
+  class Allocation;
+  class InFlight;
+
+  // Throws OutOfMemoryError.
+  std::unique_ptr<Allocation> Take(const std::array<uint64_t, kAreaCount>& sizes,
+                                   const std::array<uint64_t, kAreaCount>& alignments);
+  void Give(const Allocation& allocation);
+
+  mutable std::mutex mutex_;
+  std::vector<std::unique_ptr<Arena>> arenas_;
+};
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_MEMORY_H_

@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "object_file.h"
+
+#include <fcntl.h>
+#include <llvm/BinaryFormat/ELF.h>
+#include <llvm/BinaryFormat/Magic.h>
+#include <llvm/Object/ELF.h>
+#include <llvm/Support/MathExtras.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "error.h"
+
+namespace object_loader {
+
+namespace {
+
+using llvm::StringRef;
+using Elf = llvm::object::ELF64LE;
+using ElfFile = llvm::object::ELFFile<Elf>;
+using Shdr = Elf::Shdr;
+using Sym = Elf::Sym;
+namespace ELF = llvm::ELF;
+
+// JITLink stores a block's alignment as a power of two below 2^32, and memory comes in pages of a
+// reservation: nothing that a compiler emits is aligned more strictly than this.
+constexpr uint64_t kMaxAlignment = uint64_t{1} << 21;
+
+// Sections larger than this could not be reached by 32-bit relocations anyway.
+constexpr uint64_t kMaxSectionSize = uint64_t{1} << 31;
+
+const char* KindOf(llvm::file_magic magic) {
+  using llvm::file_magic;
+  switch (magic) {
+    case file_magic::bitcode:
+      return "LLVM bitcode, not an object: compile without -flto and -emit-llvm";
+    case file_magic::archive:
+      return "an archive: extract its members (ar x) and load those";
+    case file_magic::elf_executable:
+      return "an executable, not an object: compile with -c and do not link";
+    case file_magic::elf_shared_object:
+      return "a shared library or position-independent executable, not an object: load it with "
+             "tvm_ffi.load_module, or compile with -c and do not link";
+    case file_magic::elf_core:
+      return "a core file, not an object";
+    case file_magic::macho_object:
+    case file_magic::macho_universal_binary:
+      return "a Mach-O object (macOS); this process loads ELF objects for Linux x86-64";
+    case file_magic::coff_object:
+    case file_magic::coff_import_library:
+    case file_magic::pecoff_executable:
+      return "a COFF object (Windows); this process loads ELF objects for Linux x86-64";
+    case file_magic::wasm_object:
+      return "a WebAssembly object; this process loads ELF objects for Linux x86-64";
+    case file_magic::cuda_fatbinary:
+      return "a CUDA fat binary, not an object: compile the host side with nvcc -c";
+    default:
+      return nullptr;
+  }
+}
+
+std::string MachineName(unsigned machine) {
+  switch (machine) {
+    case ELF::EM_386:
+      return "i386 (32-bit x86)";
+    case ELF::EM_AARCH64:
+      return "AArch64";
+    case ELF::EM_ARM:
+      return "32-bit Arm";
+    case ELF::EM_RISCV:
+      return "RISC-V";
+    case ELF::EM_PPC64:
+      return "PowerPC64";
+    case ELF::EM_S390:
+      return "s390x";
+    case ELF::EM_CUDA:
+      return "an NVIDIA GPU (a cubin)";
+    case ELF::EM_AMDGPU:
+      return "an AMD GPU";
+    default:
+      return "ELF machine " + std::to_string(machine);
+  }
+}
+
+// Bytes that a relocation of this type changes. Types that JITLink does not know are refused by it.
+uint64_t FixupSize(uint32_t type) {
+  switch (type) {
+    case ELF::R_X86_64_NONE:
+      return 0;
+    case ELF::R_X86_64_8:
+    case ELF::R_X86_64_PC8:
+      return 1;
+    case ELF::R_X86_64_16:
+    case ELF::R_X86_64_PC16:
+      return 2;
+    case ELF::R_X86_64_64:
+    case ELF::R_X86_64_PC64:
+    case ELF::R_X86_64_GOTOFF64:
+    case ELF::R_X86_64_GOT64:
+    case ELF::R_X86_64_GOTPCREL64:
+    case ELF::R_X86_64_GOTPC64:
+    case ELF::R_X86_64_PLTOFF64:
+    case ELF::R_X86_64_DTPOFF64:
+    case ELF::R_X86_64_TPOFF64:
+    case ELF::R_X86_64_SIZE64:
+      return 8;
+    default:
+      return 4;
+  }
+}
+
+// JITLink rewrites the instruction that a relaxable GOT load belongs to: its opcode bytes come
+// before the relocated field.
+uint64_t BytesBeforeFixup(uint32_t type) {
+  switch (type) {
+    case ELF::R_X86_64_GOTPCRELX:
+      return 2;
+    case ELF::R_X86_64_REX_GOTPCRELX:
+      return 3;
+    case ELF::R_X86_64_PLT32:
+      return 1;
+    default:
+      return 0;
+  }
+}
+
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  ~FileDescriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+std::unique_ptr<llvm::WritableMemoryBuffer> NewBuffer(size_t size, const std::string& name) {
+  auto buffer = llvm::WritableMemoryBuffer::getNewUninitMemBuffer(size, name);
+  if (!buffer) throw OutOfMemoryError("no memory for the " + std::to_string(size) +
+                                      " bytes of " + name);
+  return buffer;
+}
+
+}  // namespace
+
+ObjectFile::ObjectFile(std::string name, std::unique_ptr<llvm::WritableMemoryBuffer> buffer)
+    : name_(std::move(name)), buffer_(std::move(buffer)) {
+  Identify();
+  Validate();
+}
+
+ObjectFile ObjectFile::Read(const std::string& path) {
+  if (path.find('\0') != std::string::npos) throw FileError(EINVAL, path);
+  // O_NONBLOCK: opening a FIFO must not wait for a writer.
+  FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  struct stat status;
+  if (file.get() < 0 || fstat(file.get(), &status) != 0) throw FileError(errno, path);
+  if (S_ISDIR(status.st_mode)) throw FileError(EISDIR, path);
+  if (!S_ISREG(status.st_mode)) {
+    throw ObjectFormatError(path + ": not a regular file; read it and pass its bytes");
+  }
+  auto buffer = NewBuffer(static_cast<size_t>(status.st_size), path);
+  size_t done = 0;
+  while (done < buffer->getBufferSize()) {
+    ssize_t got = read(file.get(), buffer->getBufferStart() + done, buffer->getBufferSize() - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw FileError(errno, path);
+    if (got == 0) throw ObjectFormatError(path + ": became shorter while it was read");
+    done += static_cast<size_t>(got);
+  }
+  return ObjectFile(path, std::move(buffer));
+}
+
+ObjectFile ObjectFile::FromBytes(std::string_view bytes) {
+  auto buffer = NewBuffer(bytes.size(), "<bytes>");
+  if (!bytes.empty()) std::memcpy(buffer->getBufferStart(), bytes.data(), bytes.size());
+  return ObjectFile("<bytes>", std::move(buffer));
+}
+
+void ObjectFile::Fail(const std::string& what) const {
+  throw ObjectFormatError(name_ + ": " + what);
+}
+
+void ObjectFile::Identify() const {
+  StringRef content = buffer().getBuffer();
+  if (content.empty()) Fail("is empty, not an object");
+  llvm::file_magic magic = llvm::identify_magic(content);
+  if (const char* kind = KindOf(magic)) Fail(std::string("is ") + kind);
+  if (!content.starts_with(StringRef("\x7f" "ELF", 4))) {
+    Fail("is not an object file (it does not begin with an ELF header)");
+  }
+  if (content.size() < sizeof(Elf::Ehdr)) {
+    Fail("is truncated: " + std::to_string(content.size()) + " bytes, less than an ELF header");
+  }
+  const auto* header = reinterpret_cast<const Elf::Ehdr*>(content.data());
+  if (header->e_ident[ELF::EI_DATA] != ELF::ELFDATA2LSB) {
+    Fail("is a big-endian object; this process runs little-endian x86-64");
+  }
+  if (header->e_ident[ELF::EI_CLASS] != ELF::ELFCLASS64) {
+    // e_machine lies at the same place in both classes.
+    Fail("is a 32-bit object for " + MachineName(header->e_machine) +
+         "; this process runs x86-64");
+  }
+  if (header->e_machine != ELF::EM_X86_64) {
+    Fail("is an object for " + MachineName(header->e_machine) + "; this process runs x86-64");
+  }
+  if (header->e_type != ELF::ET_REL) {
+    Fail("is ELF of type " + std::to_string(header->e_type) + ", not a relocatable object");
+  }
+}
+
+void ObjectFile::Validate() {
+  auto check = [&](llvm::Error error) {
+    if (error) Fail("is truncated or malformed: " + Message(std::move(error)));
+  };
+  auto malformed = [&](const std::string& what) { Fail("is truncated or malformed: " + what); };
+
+  auto file = ElfFile::create(buffer().getBuffer());
+  check(file.takeError());
+  auto section_range = file->sections();
+  check(section_range.takeError());
+  llvm::MutableArrayRef<Shdr> sections(const_cast<Shdr*>(section_range->data()),
+                                       section_range->size());
+  if (sections.empty()) malformed("no section table");
+  auto section_names = file->getSectionStringTable(*section_range);
+  check(section_names.takeError());
+
+  const Shdr* symbol_table = nullptr;
+  bool has_lto = false;
+  for (size_t i = 0; i < sections.size(); ++i) {
+    Shdr& section = sections[i];
+    if (section.sh_type == ELF::SHT_NULL) continue;
+    auto section_name = file->getSectionName(section, *section_names);
+    check(section_name.takeError());
+    if (section_name->starts_with(".gnu.lto_")) has_lto = true;
+    if (section.sh_type != ELF::SHT_NOBITS) {
+      auto content = file->getSectionContents(section);
+      check(content.takeError());
+    }
+    if (section.sh_addralign > kMaxAlignment ||
+        (section.sh_addralign != 0 && !llvm::isPowerOf2_64(section.sh_addralign))) {
+      malformed("section " + section_name->str() + " has alignment " +
+                std::to_string(section.sh_addralign));
+    }
+    if (section.sh_size > kMaxSectionSize) {
+      malformed("section " + section_name->str() + " has " + std::to_string(section.sh_size) +
+                " bytes");
+    }
+    if (section.sh_type == ELF::SHT_SYMTAB) {
+      if (symbol_table) malformed("two symbol tables");
+      symbol_table = &section;
+    }
+  }
+
+  // Drop what never reaches memory: debug sections (whose relocations JITLink can't apply when they
+  // are compressed, llvm/llvm-project#217767), notes to the linker, section groups.
+  for (Shdr& section : sections) {
+    bool loaded = (section.sh_flags & ELF::SHF_ALLOC) && !(section.sh_flags & ELF::SHF_EXCLUDE);
+    switch (section.sh_type) {
+      case ELF::SHT_SYMTAB:
+      case ELF::SHT_STRTAB:
+      case ELF::SHT_SYMTAB_SHNDX:
+      case ELF::SHT_RELA:
+      case ELF::SHT_REL:
+        break;
+      default:
+        if (!loaded) section.sh_type = ELF::SHT_NULL;
+    }
+  }
+
+  llvm::ArrayRef<Sym> symbols;
+  StringRef symbol_names;
+  llvm::ArrayRef<Elf::Word> extended_indices;
+  if (symbol_table) {
+    auto symbol_range = file->symbols(symbol_table);
+    check(symbol_range.takeError());
+    symbols = *symbol_range;
+    auto names = file->getStringTableForSymtab(*symbol_table, *section_range);
+    check(names.takeError());
+    symbol_names = *names;
+    for (const Shdr& section : sections) {
+      if (section.sh_type != ELF::SHT_SYMTAB_SHNDX) continue;
+      auto table = file->getSHNDXTable(section, *section_range);
+      check(table.takeError());
+      extended_indices = *table;
+    }
+  }
+  for (size_t i = 0; i < symbols.size(); ++i) {
+    const Sym& symbol = symbols[i];
+    auto symbol_name = symbol.getName(symbol_names);
+    check(symbol_name.takeError());
+    // GCC's -flto without -ffat-lto-objects leaves no code, only this mark.
+    if (has_lto && *symbol_name == "__gnu_lto_slim") {
+      Fail("holds only GCC's LTO bytecode: compile without -flto, or with -ffat-lto-objects");
+    }
+    bool tls = symbol.getType() == ELF::STT_TLS;
+    if (tls || symbol.getType() == ELF::STT_GNU_IFUNC) {
+      throw LinkError(name_ + ": symbol " + Demangled(symbol_name->str()) +
+                      (tls ? " is thread_local, which is not supported: compile with "
+                             "-femulated-tls (clang), or build this object as a shared library"
+                           : " is an IFUNC, which is not supported"));
+    }
+    if (symbol.isCommon()) {
+      if (symbol.st_size > kMaxSectionSize || symbol.st_value > kMaxAlignment ||
+          !llvm::isPowerOf2_64(symbol.st_value)) {
+        malformed("common symbol " + symbol_name->str());
+      }
+      continue;
+    }
+    uint32_t index = symbol.st_shndx;
+    if (index == ELF::SHN_XINDEX) {
+      if (i >= extended_indices.size()) malformed("extended index of " + symbol_name->str());
+      index = extended_indices[i];
+    } else if (index >= ELF::SHN_LORESERVE || index == ELF::SHN_UNDEF) {
+      continue;
+    }
+    if (index >= sections.size()) malformed("section index of symbol " + symbol_name->str());
+    uint64_t size = sections[index].sh_size;
+    if (symbol.st_value > size || symbol.st_size > size - symbol.st_value) {
+      malformed("symbol " + symbol_name->str() + " reaches past the end of its section");
+    }
+  }
+
+  for (Shdr& section : sections) {
+    if (section.sh_type != ELF::SHT_RELA) continue;
+    if (section.sh_info >= sections.size()) malformed("relocations for a section that is missing");
+    const Shdr& target = sections[section.sh_info];
+    if (target.sh_type == ELF::SHT_NULL) {
+      section.sh_type = ELF::SHT_NULL;
+      continue;
+    }
+    if (!(target.sh_flags & ELF::SHF_ALLOC)) malformed("relocations for a table of the file");
+    auto relocations = file->relas(section);
+    check(relocations.takeError());
+    for (const Elf::Rela& relocation : *relocations) {
+      uint32_t type = relocation.getType(false);
+      uint64_t size = FixupSize(type);
+      if (size == 0) continue;
+      if (target.sh_type == ELF::SHT_NOBITS || relocation.r_offset > target.sh_size ||
+          size > target.sh_size - relocation.r_offset ||
+          relocation.r_offset < BytesBeforeFixup(type)) {
+        malformed("a relocation at offset " + std::to_string(relocation.r_offset) +
+                  " lies outside its section of " + std::to_string(target.sh_size) + " bytes");
+      }
+      if (relocation.getSymbol(false) >= symbols.size()) malformed("a relocation's symbol index");
+    }
+  }
+}
+
+uint64_t ObjectFile::AssignAddresses(uint64_t base) {
+  auto* header = reinterpret_cast<Elf::Ehdr*>(buffer_->getBufferStart());
+  auto sections = llvm::cantFail(llvm::cantFail(ElfFile::create(buffer().getBuffer())).sections());
+  auto* table =
+      reinterpret_cast<Shdr*>(buffer_->getBufferStart() + static_cast<uint64_t>(header->e_shoff));
+  for (size_t i = 0; i < sections.size(); ++i) {
+    Shdr& section = table[i];
+    if (!(section.sh_flags & ELF::SHF_ALLOC)) continue;
+    base = llvm::alignTo(base, section.sh_addralign ? uint64_t{section.sh_addralign} : 1);
+    section.sh_addr = base;
+    base += section.sh_size ? uint64_t{section.sh_size} : 1;
+  }
+  return base;
+}
+
+}  // namespace object_loader

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ObjectFile: one relocatable object, read once into memory of our own, identified and validated.
+//
+// An ObjectFile that exists is a well-formed ELF64 x86-64 relocatable object: every offset, size,
+// index and alignment that the linker is going to follow lies inside the file. The private copy is
+// also brought into the form that JITLink handles best: sections that never reach memory are
+// dropped, and every other section has an address of its own (see AssignAddresses).
+//
+// Format: System V ABI (gABI) chapter 4 and its x86-64 supplement.
+#ifndef OBJECT_LOADER_OBJECT_FILE_H_
+#define OBJECT_LOADER_OBJECT_FILE_H_
+
+#include <llvm/Support/MemoryBuffer.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace object_loader {
+
+class ObjectFile {
+ public:
+  // Throws FileError for a file that can't be read, ObjectFormatError for one that is no object.
+  static ObjectFile Read(const std::string& path);
+  // Copies `bytes`; throws ObjectFormatError.
+  static ObjectFile FromBytes(std::string_view bytes);
+
+  // What the caller gave: the path, or "<bytes>".
+  const std::string& name() const { return name_; }
+  llvm::MemoryBufferRef buffer() const { return buffer_->getMemBufferRef(); }
+
+  // Gives the sections distinct addresses from `base` upwards, in file order, and returns the end.
+  // In a relocatable object all of them are 0, but JITLink orders blocks by address and tells the
+  // records of .eh_frame apart by it, also when several objects are linked as one.
+  uint64_t AssignAddresses(uint64_t base);
+
+ private:
+  ObjectFile(std::string name, std::unique_ptr<llvm::WritableMemoryBuffer> buffer);
+  void Identify() const;
+  void Validate();
+  [[noreturn]] void Fail(const std::string& what) const;
+
+  std::string name_;
+  std::unique_ptr<llvm::WritableMemoryBuffer> buffer_;
+};
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_OBJECT_FILE_H_

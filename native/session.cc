@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "error.h"
+
+namespace object_loader {
+
+Session::Session(std::string name) : name_(std::move(name)) {}
+
+std::string Session::ReserveName(const std::optional<std::string>& name) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (closed_) throw SessionClosedError("session '" + name_ + "' is closed");
+  std::string chosen;
+  if (name) {
+    chosen = *name;
+  } else {
+    do {
+      chosen = "dylib-" + std::to_string(++made_up_names_);
+    } while (names_.count(chosen));
+  }
+  if (!names_.insert({chosen, nullptr}).second) {
+    throw ObjectLoaderError("session '" + name_ + "' already has a dylib named '" + chosen +
+                            "': close that one first, or choose another name");
+  }
+  return chosen;
+}
+
+void Session::Add(std::weak_ptr<SessionMember> member, const std::string& name) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  names_[name] = member.lock().get();
+  members_.push_back({name, std::move(member)});
+}
+
+void Session::Remove(const SessionMember& member) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto name = names_.find(member.name());
+  // Another member may have the name by now.
+  if (name == names_.end() || (name->second && name->second != &member)) return;
+  names_.erase(name);
+  members_.erase(std::remove_if(members_.begin(), members_.end(),
+                                [&](const Entry& entry) { return entry.name == member.name(); }),
+                 members_.end());
+}
+
+std::vector<std::shared_ptr<SessionMember>> Session::Members() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<std::shared_ptr<SessionMember>> members;
+  for (const Entry& entry : members_) {
+    if (auto member = entry.member.lock()) members.push_back(std::move(member));
+  }
+  return members;
+}
+
+void Session::Close() {
+  std::vector<std::shared_ptr<SessionMember>> members = Members();
+  for (const auto& member : members) member->CheckClosable();
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    closed_ = true;
+  }
+  // Once more: one may have been added while the session was not closed yet.
+  members = Members();
+  for (auto member = members.rbegin(); member != members.rend(); ++member) (*member)->Close();
+  members.clear();
+  ReleaseDeferred();
+  platform_.memory().ReleaseUnused();
+}
+
+void Session::Defer(std::shared_ptr<SessionMember> member) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  deferred_.push_back(std::move(member));
+}
+
+void Session::ReleaseDeferred() {
+  std::vector<std::shared_ptr<SessionMember>> deferred;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    deferred.swap(deferred_);
+  }
+  for (auto& member : deferred) {
+    try {
+      member->CheckClosable();
+    } catch (const ObjectLoaderError&) {
+      Defer(std::move(member));
+    }
+  }
+}
+
+std::map<std::string, uint64_t> Session::Stats() {
+  MemoryPool::Usage usage = platform_.memory().usage();
+  return {{"dylibs", Members().size()},
+          {"objects", objects},
+          {"symbols", symbols},
+          {"loads", loads},
+          {"bytes_code", usage.code},
+          {"bytes_constants", usage.constants},
+          {"bytes_data", usage.data},
+          {"bytes_reserved", usage.reserved}};
+}
+
+}  // namespace object_loader

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command-line interface: ``python -m tvm_ffi_object_loader demo``.
+
+The demo compiles the shipped sources, loads the objects one after the other into one session, calls
+a function of each, and prints what each step took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import tvm_ffi
+from tvm_ffi import libinfo
+
+from . import Dylib, ObjectLoaderError, Session, __version__, _native
+
+_T = TypeVar("_T")
+
+_CALLS: dict[str, tuple[str, tuple[object, ...]]] = {
+    "math_ops": ("simple_add", (1, 2)),
+    "string_ops": ("string_concat", ("object", "loader")),
+}
+
+
+class _CommandError(Exception):
+    """A command that was run failed; the message is what it printed."""
+
+
+def _find_compiler() -> list[str] | None:
+    """Return the C++ compiler's command: ``$CXX``, or the first of the usual names."""
+    wanted = shlex.split(os.environ.get("CXX", ""))
+    for command in [wanted] if wanted else [["c++"], ["g++"], ["clang++"]]:
+        program = shutil.which(command[0])
+        if program is not None:
+            return [program, *command[1:]]
+    return None
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode != 0:
+        raise _CommandError(f"{shlex.join(command)}\n{done.stderr or done.stdout}".rstrip())
+
+
+def _timed(step: str, action: Callable[[], _T], describe: Callable[[_T], str]) -> _T:
+    """Run one step, and print what it did and how long it took in milliseconds."""
+    start = time.perf_counter()
+    result = action()
+    milliseconds = (time.perf_counter() - start) * 1e3
+    print(f"  {step:<8} {describe(result):<52} {milliseconds:10.3f} ms", flush=True)
+    return result
+
+
+def _load_and_call(session: Session, compile_: Sequence[str], source: Path, folder: Path) -> Dylib:
+    name = source.stem
+    object_file = folder / f"{name}.o"
+    function_name, arguments = _CALLS[name]
+    shown = ", ".join(map(repr, arguments))
+    print(name)
+    _timed(
+        "compile",
+        lambda: _run([*compile_, "-c", str(source), "-o", str(object_file)]),
+        lambda _: f"{source.name} -> {object_file.name}",
+    )
+    dylib = _timed(
+        "load",
+        lambda: session.load(object_file, name=name),
+        lambda loaded: f"{object_file.name}: {len(loaded.functions)} functions",
+    )
+    function = _timed("look up", lambda: dylib.get_function(function_name), lambda _: function_name)
+    for step in ("call", "again"):
+        _timed(step, lambda: function(*arguments), lambda r: f"{function_name}({shown}) = {r!r}")
+    return dylib
+
+
+def _link_and_dlopen(compiler: Sequence[str], object_file: Path) -> None:
+    library = object_file.with_suffix(".so")
+    print(f"{object_file.stem}, for comparison as a shared library")
+    try:
+        _timed(
+            "link",
+            lambda: _run([*compiler, "-shared", str(object_file), "-o", str(library)]),
+            lambda _: f"{object_file.name} -> {library.name}",
+        )
+    except _CommandError as error:
+        print(f"  skipped: {str(error).splitlines()[-1]}")
+        return
+    _timed(
+        "dlopen",
+        lambda: tvm_ffi.load_module(library, keep_module_alive=False),
+        lambda _: library.name,
+    )
+
+
+def _demo() -> int:
+    compiler = _find_compiler()
+    if compiler is None:
+        wanted = os.environ.get("CXX", "").strip()
+        why = (
+            f"CXX is {wanted!r}, which is not there" if wanted else "no c++, g++ or clang++ in PATH"
+        )
+        print(f"demo: needs a C++ compiler: {why}", file=sys.stderr)
+        return 2
+    include = {libinfo.find_include_path(), libinfo.find_dlpack_include_path()}
+    flags = ["-std=c++17", "-O2", "-fPIC", *(f"-I{folder}" for folder in sorted(include))]
+    print(
+        f"tvm-ffi-object-loader {__version__} (LLVM {_native.llvm_version}), "
+        f"apache-tvm-ffi {tvm_ffi.__version__}, compiler {shlex.join(compiler)}"
+    )
+    sources = Path(__file__).parent / "demo"
+    with (
+        tempfile.TemporaryDirectory(prefix="object-loader-demo-") as folder,
+        Session("demo session") as session,
+    ):
+        try:
+            dylibs = [
+                _load_and_call(session, [*compiler, *flags], sources / f"{name}.cc", Path(folder))
+                for name in _CALLS
+            ]
+            print(f"{session.name} now holds {' and '.join(dylib.name for dylib in dylibs)}")
+            _link_and_dlopen(compiler, Path(folder) / "math_ops.o")
+        except (_CommandError, ObjectLoaderError) as error:
+            print(f"demo: failed: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command-line interface.
+
+    Parameters
+    ----------
+    argv
+        The arguments after the program's name; those of the process if it is `None`.
+
+    Returns
+    -------
+    int
+        The exit status: 0 for success, 1 for a failed step, 2 for a wrong call or no compiler.
+
+    Raises
+    ------
+    SystemExit
+        After ``--help``, ``--version``, or arguments that cannot be parsed.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m tvm_ffi_object_loader",
+        description="Load compiled object files that export TVM-FFI functions.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"{__version__} (LLVM {_native.llvm_version})"
+    )
+    commands = parser.add_subparsers(metavar="command", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="compile, load and call the shipped examples, and print what each step takes",
+        description=(
+            "Compile the shipped sources with the machine's C++ compiler ($CXX if it is set), load "
+            "them one after the other into one session, call a function of each, and print what "
+            "each step takes."
+        ),
+    )
+    demo.set_defaults(run=_demo)
+    arguments = parser.parse_args(argv)
+    run: Callable[[], int] = arguments.run
+    return run()
