@@ -189,6 +189,8 @@ NB_MODULE(_native, m) {
   m.doc() = "The linker behind tvm_ffi_object_loader.";
   m.attr("llvm_version") = LLVM_VERSION_STRING;
   nb::register_exception_translator(Translate);
+  // The default session lives until the process ends, and so do its Python objects.
+  nb::set_leak_warnings(false);
   if (!InitFunctions()) throw nb::python_error();
   BindSession(m);
   BindDylib(m);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <set>
 #include <utility>
 
 #include "error.h"
@@ -250,6 +251,7 @@ std::vector<Definition> Dylib::BindDefinitions(LoadGraph& load) const {
 
 void Dylib::BindReferences(LoadGraph& load) const {
   std::vector<std::string> missing;
+  std::set<size_t> users;
   std::string message;
   for (const Reference& reference : load.References()) {
     SymbolStringPtr name = reference.symbol->getName();
@@ -269,13 +271,16 @@ void Dylib::BindReferences(LoadGraph& load) const {
       continue;
     }
     missing.push_back(std::string(*name));
-    message += "\n  " + Demangled(missing.back()) + ", used by " +
-               load.object_name(reference.used_by) + Hint(missing.back());
+    users.insert(reference.used_by);
+    message += "\n  " + Demangled(missing.back()) + Hint(missing.back());
+    if (load.object_count() > 1) message += ", used by " + load.object_name(reference.used_by);
   }
   if (missing.empty()) return;
   std::sort(missing.begin(), missing.end());
+  std::string objects;
+  for (size_t user : users) objects += (objects.empty() ? "" : ", ") + load.object_name(user);
   throw UndefinedSymbolError(
-      load.name() + ": undefined symbol" + (missing.size() == 1 ? "" : "s") + ":" + message +
+      objects + ": undefined symbol" + (missing.size() == 1 ? "" : "s") + ":" + message +
           "\nNeither dylib '" + name_ + "' nor its link order nor the process defines " +
           (missing.size() == 1 ? "it" : "them") +
           ": load the object that does together with this one, or put its dylib into link_order",

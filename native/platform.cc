@@ -140,6 +140,18 @@ void KeepAlive(LinkGraph& graph) {
   for (Block* block : kept) graph.addAnonymousSymbol(*block, 0, 0, false, true);
 }
 
+// Unwinders read .eh_frame from record to record and take four zero bytes for its end. The records
+// must therefore lie without gaps, also where pruning has removed one that kept the next aligned.
+llvm::Error PackEHFrame(LinkGraph& graph) {
+  if (Section* section = graph.findSectionByName(".eh_frame")) {
+    for (Block* block : section->blocks()) {
+      block->setAlignmentOffset(0);
+      block->setAlignment(1);
+    }
+  }
+  return llvm::Error::success();
+}
+
 llvm::Error CollectImage(LinkGraph& graph, LinkRequest& request) {
   Image& image = request.image;
   for (const Definition& definition : request.definitions) {
@@ -171,6 +183,7 @@ class ImagePlugin : public orc::ObjectLinkingLayer::Plugin {
   void modifyPassConfig(orc::MaterializationResponsibility&, LinkGraph&,
                         llvm::jitlink::PassConfiguration& config) override {
     LinkRequest* request = current_request;
+    config.PostPrunePasses.push_back(PackEHFrame);
     config.PostAllocationPasses.push_back(BindSectionBounds);
     config.PostFixupPasses.push_back(
         [request](LinkGraph& graph) { return CollectImage(graph, *request); });

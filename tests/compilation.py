@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile the sources of the tests, and link them as their oracle does: with ``cc -shared``."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import tvm_ffi
+from tvm_ffi import libinfo
+
+SOURCES = Path(__file__).parent / "sources"
+Language = Literal["c", "c++", "assembler"]
+
+
+class Toolchain(NamedTuple):
+    """A C and a C++ compiler of one make."""
+
+    name: str
+    cc: str
+    cxx: str
+
+
+def _find_clang() -> Toolchain | None:
+    versions = ["", *(f"-{version}" for version in range(30, 13, -1))]
+    for version in versions:
+        cc, cxx = shutil.which(f"clang{version}"), shutil.which(f"clang++{version}")
+        if cc and cxx:
+            return Toolchain("clang", cc, cxx)
+    return None
+
+
+GCC = Toolchain("gcc", "gcc", "g++")
+CLANG = _find_clang()
+TOOLCHAINS = [GCC] if CLANG is None else [GCC, CLANG]
+
+
+class Compiler:
+    """Turn sources into objects, each combination of text, flags and compiler only once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count()
+        self._objects: dict[str, Path] = {}
+
+    def __call__(
+        self,
+        source: str,
+        *flags: str,
+        language: Language = "c",
+        toolchain: Toolchain = GCC,
+        name: str = "object",
+    ) -> Path:
+        """Compile `source` (text, or the name of a file in tests/sources) with `flags`.
+
+        Without flags they are ``-O2 -fPIC``. The object's file name begins with `name`.
+        """
+        if "\n" not in source:
+            language = "c++" if source.endswith(".cc") else "c"
+            name = Path(source).stem
+            source = (SOURCES / source).read_text()
+        flags = flags or ("-O2", "-fPIC")
+        key = repr((source, flags, language, toolchain, name))
+        if key not in self._objects:
+            path = self._folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.o"
+            includes = [f"-I{path}" for path in (SOURCES, *libinfo.include_paths())]
+            compiler = toolchain.cxx if language == "c++" else toolchain.cc
+            standard = ["-std=c++17"] if language == "c++" else []
+            command = [compiler, *standard, *includes, *flags, "-c", "-x", language]
+            subprocess.run([*command, "-o", str(path), "-"], input=source, text=True, check=True)
+            self._objects[key] = path
+        return self._objects[key]
+
+    def cxx(
+        self, source: str, *flags: str, toolchain: Toolchain = GCC, name: str = "object"
+    ) -> Path:
+        """Compile `source` as C++."""
+        return self(source, *flags, language="c++", toolchain=toolchain, name=name)
+
+    def link(self, *objects: Path, flags: tuple[str, ...] = ()) -> Path:
+        """Link `objects` to a shared library that no other call returns."""
+        path = self._folder / f"linked-{next(self._numbers)}.so"
+        command = ["g++", "-shared", "-o", str(path), *map(str, objects), *flags]
+        subprocess.run(command, check=True)
+        return path
+
+    def dlopen(self, *objects: Path) -> tvm_ffi.Module:
+        """Link `objects` and dlopen the result: what a test compares with."""
+        return tvm_ffi.load_module(self.link(*objects), keep_module_alive=False)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build the recipe against the stand-in channel, and install the package into a fresh prefix.
+
+usage: build.py WORK   (the folder with channel/; out/ and prefix/ are made there)
+
+First the control: without `llvm` in host nothing makes the package depend on libLLVM, and the build
+must end in an overlinking error. A check that cannot fail would say nothing of the real build.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from rattler import Channel, VirtualPackage, install, solve
+from rattler.index import index_fs
+from rattler_build import (
+    JinjaConfig,
+    PlatformConfig,
+    RattlerBuildError,
+    RenderConfig,
+    Stage0Recipe,
+    ToolConfiguration,
+    VariantConfig,
+)
+from rattler_build.progress import LogEvent
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parent.parent
+WORK = Path(sys.argv[1]).resolve()
+CHANNEL = (WORK / "channel").as_uri()
+SPEC = "tvm-ffi-object-loader"
+
+
+class Log:
+    """Receive the events of a build, and keep its messages: they matter only if it fails."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def on_log(self, event: LogEvent) -> None:
+        self.text += f"{event.message.rstrip()}\n"
+
+    def on_other(self, event: object) -> None:
+        pass
+
+    on_build_step = on_download_start = on_download_progress = on_download_complete = on_other
+
+
+def build(recipe: Path, output: Path, log: Log, *, test: bool) -> Path:
+    platform = PlatformConfig(target_platform="linux-64")
+    series = VariantConfig.from_conda_build_config(
+        SOURCE / "recipe/conda_build_config.yaml", JinjaConfig(platform=platform)
+    )
+    variants = series.merge(VariantConfig.from_file(HERE / "variants.yaml"))
+    (rendered,) = Stage0Recipe.from_file(recipe).render(variants, RenderConfig(platform=platform))
+    result = rendered.run_build(
+        tool_config=ToolConfiguration(test_strategy="native" if test else "skip"),
+        output_dir=output,
+        channels=[CHANNEL],
+        progress_callback=log,
+    )
+    (package,) = result.packages
+    return Path(package)
+
+
+def control() -> None:
+    recipe = WORK / "control/recipe/recipe.yaml"
+    recipe.parent.mkdir(parents=True)
+    text = (SOURCE / "recipe/recipe.yaml").read_text()
+    text, without_llvm = re.subn(r"(?m)^    - llvm \$.*\n", "", text)
+    text, absolute = re.subn(r"(?m)^  path: \.\.$", f"  path: {SOURCE}", text)
+    assert without_llvm == absolute == 1
+    recipe.write_text(text)
+    log = Log()
+    try:
+        build(recipe, WORK / "control/out", log, test=False)
+    except RattlerBuildError as error:
+        # Anything else that stops the build is no proof.
+        message = f"{log.text}{error}"
+        if "Overlinking against: lib/libLLVM.so." not in message:
+            raise SystemExit(f"the control failed for another reason:\n{message}") from error
+        return
+    raise SystemExit("the build without llvm in host did not end in an overlinking error")
+
+
+async def install_fresh(output: Path, prefix: Path) -> list[str]:
+    """Install the single spec, and return what the package depends on."""
+    await index_fs(output)
+    records = await solve(
+        sources=[Channel(output.as_uri()), Channel(CHANNEL)],
+        specs=[SPEC],
+        virtual_packages=VirtualPackage.detect(),
+    )
+    await install(records, target_prefix=prefix)
+    (package,) = [record for record in records if record.name.normalized == SPEC]
+    print("   installed:", *sorted(f"{r.name.normalized}={r.version}" for r in records))
+    return list(package.depends)
+
+
+def main() -> None:
+    def done(step: str) -> None:
+        print(f"   {time.monotonic() - started:5.0f} s  {step}", flush=True)
+
+    started = time.monotonic()
+    asyncio.run(index_fs(WORK / "channel"))
+    control()
+    done("control: overlinking is an error")
+    log = Log()
+    try:
+        package = build(SOURCE / "recipe/recipe.yaml", WORK / "out", log, test=True)
+    except RattlerBuildError as error:
+        raise SystemExit(f"{log.text}{error}") from error
+    shutil.copy(package, WORK)
+    done(f"built and tested {package.name}, {package.stat().st_size // 1000} kB")
+    depends = asyncio.run(install_fresh(WORK / "out", WORK / "prefix"))
+    print("   depends:", *depends, sep="\n      ")
+    assert any(re.fullmatch(r"libllvm22 >=22\.1\.\d+,<22\.2(\.0a0)?", spec) for spec in depends)
+    done("installed into a fresh prefix")
+
+
+if __name__ == "__main__":
+    main()
+    # A worker thread of rattler may still ask for the interpreter's lock, which ends in a crash
+    # (seen in one of four runs) when the interpreter is on its way out.
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: compiled objects, a session, scripts in a process of their own."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import tvm_ffi_object_loader as tol
+from compilation import Compiler
+from refusal import Refusal
+
+ADD = """
+#include "safe_call.h"
+EXPORT(add) { RETURN(INT(0) + INT(1)); }
+"""
+
+
+@pytest.fixture(scope="session")
+def compile(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
+    """Compile a source to an object file, or link objects as the oracle does."""
+    return Compiler(tmp_path_factory.mktemp("objects"))
+
+
+@pytest.fixture(scope="session")
+def add_object(compile: Compiler) -> Path:
+    """Return an object that exports ``add``, an addition of two integers."""
+    return compile(ADD, name="add")
+
+
+@pytest.fixture
+def session() -> Iterator[tol.Session]:
+    """Return a session that is closed after the test.
+
+    Values and errors that loaded code made have their deleters there, so those that the test left
+    in reference cycles are collected first.
+    """
+    with tol.Session() as session:
+        yield session
+        gc.collect()
+
+
+@pytest.fixture
+def refusal(add_object: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Refusal]:
+    """Expect loads to be refused, and the session to go on working after the last of them."""
+    refusal = Refusal(add_object, capfd)
+    yield refusal
+    assert refusal.session.load(add_object)["add"](2, 2) == 4
+    refusal.session.close()
+
+
+class Trace:
+    """What the sources that include trace.h appended since the last call of `take`."""
+
+    def __init__(self) -> None:
+        self._events = (ctypes.c_int64 * 4096)()
+
+    @property
+    def address(self) -> int:
+        return ctypes.addressof(self._events)
+
+    def take(self) -> list[int]:
+        count = self._events[0]
+        self._events[0] = 0
+        return self._events[1 : count + 1]
+
+
+@pytest.fixture
+def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
+    """Record what loaded code passes to ``trace(n)`` of trace.h."""
+    trace = Trace()
+    monkeypatch.setenv("OBJECT_TRACE", str(trace.address))
+    return trace
+
+
+RunScript = Callable[..., str]
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> RunScript:
+    """Run Python source in a process of its own; it must end with 0 and an empty stderr."""
+
+    def run(source: str, *args: object, timeout: float = 300, **env: str) -> str:
+        path = tmp_path / "script.py"
+        path.write_text(source)
+        result = subprocess.run(
+            [sys.executable, str(path), *map(str, args)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **env},
+        )
+        assert (result.returncode, result.stderr) == (0, ""), result.stdout + result.stderr
+        return result.stdout
+
+    return run

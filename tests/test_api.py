@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public names and their behaviour as Python objects."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import os
+import pathlib
+import pkgutil
+import shutil
+from pathlib import Path
+
+import pytest
+import tvm_ffi
+
+import tvm_ffi_object_loader as tol
+from compilation import Compiler
+from conftest import RunScript
+
+NAMES = [
+    "DuplicateSymbolError",
+    "Dylib",
+    "FunctionNotFoundError",
+    "LinkError",
+    "ObjectFormatError",
+    "ObjectLoader",
+    "ObjectLoaderError",
+    "Session",
+    "SessionClosedError",
+    "UndefinedSymbolError",
+    "__version__",
+    "default_session",
+    "load_module",
+]
+
+
+def test_public_names() -> None:
+    assert sorted(tol.__all__) == NAMES
+    assert all(hasattr(tol, name) for name in NAMES)
+    assert tol.__version__.count(".") >= 2
+
+
+def test_the_package_is_typed() -> None:
+    assert (Path(tol.__file__).parent / "py.typed").is_file()
+
+
+def test_parameters() -> None:
+    def parameters(function: object) -> dict[str, inspect.Parameter]:
+        assert callable(function)
+        return dict(inspect.signature(function).parameters)
+
+    assert list(parameters(tol.Session.create_dylib)) == ["self", "name", "link_order"]
+    for method in (tol.Session.load, tol.Session.load_module):
+        found = parameters(method)
+        assert list(found) == ["self", "objects", "name", "link_order"]
+        assert all(
+            found[name].kind is inspect.Parameter.KEYWORD_ONLY for name in ("name", "link_order")
+        )
+    assert list(parameters(tol.Dylib.load)) == ["self", "objects"]
+    assert list(parameters(tol.Dylib.get_function)) == ["self", "name"]
+    assert list(parameters(tol.Dylib.lookup)) == ["self", "symbol"]
+    assert list(parameters(tol.load_module)) == ["objects"]
+    assert parameters(tol.Session)["name"].default is None
+
+
+def test_object_loader_is_chainable_and_incremental(compile: Compiler, add_object: Path) -> None:
+    other = compile('#include "safe_call.h"\nEXPORT(three) { RETURN(3); }\n')
+    loader = tol.ObjectLoader()
+    assert loader.load(add_object).load([other]) is loader
+    assert loader.get_function("add")(1, 2) == 3 == loader["three"]()
+    assert loader.functions == ["add", "three"]
+    assert isinstance(loader.get_function("add"), tvm_ffi.Function)
+    loader.close()
+    assert loader.closed
+
+
+def test_object_loader_as_context_manager(add_object: Path) -> None:
+    with tol.ObjectLoader() as loader:
+        assert loader.load(add_object)["add"](1, 2) == 3
+        assert not loader.closed
+    assert loader.closed
+    with pytest.raises(tol.SessionClosedError):
+        loader.load(add_object)
+
+
+def test_object_loaders_are_independent(add_object: Path) -> None:
+    first, second = tol.ObjectLoader().load(add_object), tol.ObjectLoader().load(add_object)
+    first.close()
+    assert second["add"](1, 2) == 3
+
+
+def test_session_as_context_manager(add_object: Path) -> None:
+    session = tol.Session("named")
+    with session as entered:
+        assert entered is session
+        assert session.name == "named"
+        assert not session.closed
+        session.load(add_object)
+    assert session.closed
+
+
+def test_sessions_are_named_when_no_name_is_given() -> None:
+    with tol.Session() as first, tol.Session() as second:
+        assert first.name
+        assert second.name
+        assert first.name != second.name
+
+
+def test_dylibs_by_name(session: tol.Session, add_object: Path) -> None:
+    base = session.create_dylib("base")
+    impl = session.load(add_object, name="impl", link_order=[base])
+    assert session.dylibs == {"base": base, "impl": impl}
+    assert session["impl"] is impl
+    assert impl.name == "impl"
+    assert impl.session is session
+    assert impl.link_order == [base]
+    assert base.link_order == []
+    base.close()
+    assert list(session.dylibs) == ["impl"]
+    with pytest.raises(KeyError, match="base"):
+        session["base"]
+
+
+def test_dylibs_without_a_name_get_their_own(session: tol.Session, add_object: Path) -> None:
+    dylibs = [session.load(add_object) for _ in range(3)]
+    assert len({dylib.name for dylib in dylibs}) == 3
+    assert all(session[dylib.name] is dylib for dylib in dylibs)
+    named = session.create_dylib(dylibs[0].name + "x")
+    assert named.name not in {dylib.name for dylib in dylibs}
+
+
+def test_a_made_up_name_is_never_one_that_is_taken(session: tol.Session) -> None:
+    made_up = session.create_dylib()
+    name = made_up.name
+    made_up.close()
+    digits = int("".join(filter(str.isdigit, name)) or 0)
+    taken = [session.create_dylib(name.replace(str(digits), str(digits + n))) for n in range(5)]
+    assert session.create_dylib().name not in {dylib.name for dylib in taken}
+
+
+def test_dylibs_is_a_snapshot(session: tol.Session) -> None:
+    dylib = session.create_dylib("one")
+    snapshot = session.dylibs
+    snapshot.clear()
+    assert session.dylibs == {"one": dylib}
+
+
+def test_load_module_returns_a_tvm_ffi_module(session: tol.Session, add_object: Path) -> None:
+    for module in (
+        session.load_module(add_object, name="by_name"),
+        session.load(add_object).module,
+        tol.load_module(add_object),
+    ):
+        assert isinstance(module, tvm_ffi.Module)
+        assert module.add(1, 2) == 3
+
+
+def test_the_default_session(add_object: Path) -> None:
+    default = tol.default_session()
+    assert default is tol.default_session()
+    module = tol.load_module(add_object)
+    assert default.stats()["dylibs"] >= 1
+    with pytest.raises(tol.ObjectLoaderError, match="default session"):
+        default.close()
+    assert not default.closed
+    assert module.add(1, 2) == 3
+
+
+def test_tvm_ffi_load_module_takes_objects_after_the_import(
+    add_object: Path, run_script: RunScript
+) -> None:
+    script = """
+import pathlib, sys
+import tvm_ffi
+
+try:
+    tvm_ffi.load_module(sys.argv[1])
+except RuntimeError as error:
+    assert "not registered" in str(error)
+else:
+    raise AssertionError("loaded without the package")
+
+import tvm_ffi_object_loader
+
+print(tvm_ffi.load_module(sys.argv[1]).add(1, 2))
+print(tvm_ffi.load_module(pathlib.Path(sys.argv[1]), keep_module_alive=False).add(3, 4))
+"""
+    assert run_script(script, add_object) == "3\n7\n"
+
+
+def test_tvm_ffi_load_module_still_loads_libraries(compile: Compiler, add_object: Path) -> None:
+    assert compile.dlopen(add_object).add(1, 2) == 3
+
+
+def test_reprs_tell_what_is_there(session: tol.Session, add_object: Path) -> None:
+    dylib = session.load(add_object, name="shown")
+    assert "shown" in repr(dylib)
+    assert "add" in repr(dylib)
+    assert session.name in repr(session)
+    session.close()
+    assert "closed" in repr(dylib)
+    assert "closed" in repr(session)
+
+
+def test_a_dylib_is_made_by_a_session_only() -> None:
+    with pytest.raises(TypeError):
+        tol.Dylib()
+
+
+def test_errors_can_be_pickled() -> None:
+    import pickle
+
+    error = tol.UndefinedSymbolError("needs f()", ("_Z1fv",))
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is tol.UndefinedSymbolError
+    assert copied.symbols == ("_Z1fv",)
+    assert str(copied) == str(error)
+
+
+def test_every_public_thing_has_a_docstring() -> None:
+    for name in set(NAMES) - {"__version__"}:
+        public = getattr(tol, name)
+        assert inspect.getdoc(public), name
+        for member, value in vars(public).items() if inspect.isclass(public) else ():
+            if not member.startswith("_") and (callable(value) or isinstance(value, property)):
+                assert inspect.getdoc(value), f"{name}.{member}"
+
+
+def test_docstring_examples_run(
+    compile: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = Path(tol.__file__).parent / "demo"
+    for name in ("math_ops", "string_ops"):
+        compiled = compile.cxx((demo / f"{name}.cc").read_text(), name=name)
+        shutil.copy(compiled, tmp_path / f"{name}.o")
+    monkeypatch.chdir(tmp_path)
+    attempted = 0
+    for info in pkgutil.iter_modules(tol.__path__):
+        if info.name in {"__main__", "_native"}:
+            continue
+        module = importlib.import_module(f"tvm_ffi_object_loader.{info.name}")
+        result = doctest.testmod(module, extraglobs={"pathlib": pathlib}, raise_on_error=False)
+        assert result.failed == 0
+        attempted += result.attempted
+    assert doctest.testmod(tol).failed == 0
+    assert attempted > 20
+    assert os.getcwd() == str(tmp_path)  # noqa: PTH109

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files and buffers that are no objects for this machine, and what the error says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tvm_ffi_object_loader as tol
+from compilation import CLANG, Compiler
+from conftest import ADD, RunScript
+from refusal import Refusal
+
+PLAIN = "int plain(int n) { return n + 1; }\n"
+
+needs_clang = pytest.mark.skipif(CLANG is None, reason="no clang")
+
+
+def test_missing_file(refusal: Refusal, tmp_path: Path) -> None:
+    path = tmp_path / "absent.o"
+    for load in refusal.entry_points():
+        for given in (path, [str(path)]):
+            with refusal.of(FileNotFoundError, path) as caught:
+                load(given)
+            assert isinstance(caught.value, OSError)
+            assert caught.value.filename == str(path)
+
+
+def test_directory(refusal: Refusal, tmp_path: Path) -> None:
+    for load in refusal.entry_points():
+        with refusal.of(IsADirectoryError, tmp_path) as caught:
+            load(tmp_path)
+        assert isinstance(caught.value, OSError)
+        assert caught.value.filename == str(tmp_path)
+
+
+def test_unreadable_file(refusal: Refusal, tmp_path: Path) -> None:
+    path = tmp_path / "loop.o"
+    path.symlink_to(path)  # ELOOP, for root as well
+    with refusal.of(OSError, path) as caught:
+        refusal.dylib.load(path)
+    assert isinstance(caught.value, OSError)
+    assert caught.value.filename == str(path)
+
+
+def test_path_with_a_null_character(refusal: Refusal) -> None:
+    with pytest.raises((ValueError, OSError)):
+        refusal.dylib.load("a\0b.o")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"int main(void) { return 0; }\n" * 10, ""),
+        (b"\0" * 4096, ""),
+        (b"\x7fELF", ""),
+        (b"BC\xc0\xde" + b"\0" * 200, ""),
+    ],
+    ids=["empty", "text", "zeros", "only the magic", "bitcode"],
+)
+def test_not_an_object(refusal: Refusal, tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "not_an_object.o"
+    path.write_bytes(content)
+    for load in refusal.entry_points():
+        with refusal.of(tol.ObjectFormatError, path, said):
+            load(path)
+        with refusal.of(tol.ObjectFormatError, "<bytes>", said):
+            load(content)
+
+
+def test_the_bad_one_of_several_is_named(
+    refusal: Refusal, compile: Compiler, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.o"
+    bad.write_text("text")
+    good = compile(PLAIN, name="innocent")
+    with refusal.of(tol.ObjectFormatError, bad) as caught:
+        refusal.dylib.load([good, bad])
+    assert "innocent" not in str(caught.value)
+
+
+TRUNCATE = """
+import sys
+import tvm_ffi_object_loader as tol
+
+content = open(sys.argv[1], "rb").read()
+session = tol.Session()
+good = session.load(sys.argv[2])
+refused = 0
+step = max(1, len(content) // 400)
+lengths = {*range(0, 65), *range(0, len(content), step), *range(len(content) - 65, len(content))}
+for length in sorted(lengths):
+    try:
+        session.load(content[:length], name="cut").close()
+    except tol.ObjectFormatError as error:
+        assert "<bytes>" in str(error), error
+        refused += 1
+    else:
+        raise AssertionError(f"{length} of {len(content)} bytes were loaded")
+    assert good["add"](1, 2) == 3
+assert session.load(content)
+print(refused == len(lengths))
+"""
+
+
+@pytest.mark.parametrize("source", [ADD, "rich.cc"], ids=["C", "C++"])
+def test_truncated_at_many_lengths(
+    compile: Compiler, add_object: Path, run_script: RunScript, source: str
+) -> None:
+    whole = compile(source, "-O2", "-fPIC", "-DTVM_FFI_DLL_EXPORT_INCLUDE_METADATA=1")
+    assert run_script(TRUNCATE, whole, add_object) == "True\n"
+
+
+def test_truncated_file_is_named(refusal: Refusal, add_object: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.o"
+    path.write_bytes(add_object.read_bytes()[:-100])
+    with refusal.of(tol.ObjectFormatError, path, "truncated"):
+        refusal.dylib.load(path)
+
+
+def patched(path: Path, offset: int, value: bytes) -> bytes:
+    content = bytearray(path.read_bytes())
+    content[offset : offset + len(value)] = value
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("machine", "name"), [(183, "aarch64"), (243, "risc"), (3, "386"), (0xFFF0, "")]
+)
+def test_another_architecture(
+    refusal: Refusal, add_object: Path, tmp_path: Path, machine: int, name: str
+) -> None:
+    path = tmp_path / "foreign.o"
+    path.write_bytes(patched(add_object, 18, machine.to_bytes(2, "little")))
+    with refusal.of(tol.ObjectFormatError, path) as caught:
+        refusal.dylib.load(path)
+    assert name in str(caught.value).lower()
+    assert "x86" in str(caught.value).lower()
+
+
+@needs_clang
+def test_an_object_compiled_for_another_architecture(refusal: Refusal, compile: Compiler) -> None:
+    assert CLANG is not None
+    foreign = compile(PLAIN, "--target=aarch64-linux-gnu", toolchain=CLANG, name="arm")
+    with refusal.of(tol.ObjectFormatError, foreign) as caught:
+        refusal.dylib.load(foreign)
+    assert "aarch64" in str(caught.value).lower()
+
+
+def test_32_bit_object(refusal: Refusal, compile: Compiler) -> None:
+    with refusal.of(tol.ObjectFormatError, "<bytes>"):
+        refusal.dylib.load(compile(PLAIN, "-m32").read_bytes())
+
+
+def test_big_endian_object(refusal: Refusal, add_object: Path) -> None:
+    with refusal.of(tol.ObjectFormatError, "<bytes>"):
+        refusal.dylib.load(patched(add_object, 5, b"\x02"))
+
+
+def test_lto_only_object_of_gcc(refusal: Refusal, compile: Compiler) -> None:
+    lto = compile(ADD, "-O2", "-fPIC", "-flto", "-fno-fat-lto-objects", name="slim")
+    with refusal.of(tol.ObjectFormatError, lto, "-flto"):
+        refusal.dylib.load(lto)
+
+
+@needs_clang
+def test_lto_only_object_of_clang(refusal: Refusal, compile: Compiler) -> None:
+    assert CLANG is not None
+    lto = compile(ADD, "-O2", "-fPIC", "-flto", toolchain=CLANG, name="bitcode")
+    with refusal.of(tol.ObjectFormatError, lto, "-flto"):
+        refusal.dylib.load(lto)
+
+
+def test_fat_lto_object_loads(session: tol.Session, compile: Compiler) -> None:
+    fat = compile(ADD, "-O2", "-fPIC", "-flto", "-ffat-lto-objects", name="fat")
+    assert session.load(fat)["add"](1, 2) == 3
+
+
+def test_shared_library_and_executable(
+    refusal: Refusal, compile: Compiler, add_object: Path, tmp_path: Path
+) -> None:
+    library = tmp_path / "library.o"
+    compile.link(add_object).replace(library)
+    with refusal.of(tol.ObjectFormatError, library, "shared"):
+        refusal.dylib.load(library)
+    fixed = compile.link(compile("int main(void) { return 0; }\n"), flags=("-no-pie",))
+    with refusal.of(tol.ObjectFormatError, fixed):
+        refusal.dylib.load(fixed)

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the installed extension is made of, and how a build that cannot work stops."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import tvm_ffi_object_loader
+from tvm_ffi_object_loader import _native
+
+EXTENSION = pathlib.Path(_native.__file__)
+# Names of passes that every LLVM code generator registers.
+CODE_GENERATOR_STRINGS = (
+    b"DAG->DAG",
+    b"Machine Instruction Scheduler",
+    b"Greedy Register Allocator",
+)
+
+
+def source(name: str) -> pathlib.Path:
+    """Return a file of the project's sources, which the tests may have been copied without."""
+    path = pathlib.Path(__file__).resolve().parent.parent / name
+    if not path.exists():
+        pytest.skip(f"the project's {name} is not here")
+    return path
+
+
+def readelf(*options: str) -> str:
+    if shutil.which("readelf") is None:
+        pytest.skip("readelf (binutils) is not installed")
+    command = ["readelf", "--wide", *options, os.fspath(EXTENSION)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def needed_libraries() -> set[str]:
+    return set(re.findall(r"\(NEEDED\).*\[(.*)\]", readelf("--dynamic")))
+
+
+def test_extension_exports_only_its_init_function() -> None:
+    defined = {
+        fields[7]
+        for fields in (line.split() for line in readelf("--dyn-syms").splitlines())
+        if len(fields) >= 8 and fields[0].rstrip(":").isdigit() and fields[6] != "UND"
+    }
+    assert defined == {"PyInit__native"}
+
+
+def test_extension_needs_only_tvm_ffi_llvm_and_the_system() -> None:
+    # The sanitizers' own libraries belong to a build with OBJECT_LOADER_SANITIZE.
+    system = r"lib(c|m|stdc\+\+|gcc_s|asan|ubsan|tsan)\.so\.\d+|ld-linux-x86-64\.so\.2"
+    others = {name for name in needed_libraries() if not re.fullmatch(system, name)}
+    major, minor, _ = _native.llvm_version.split(".", 2)
+    assert others in ({"libtvm_ffi.so"}, {"libtvm_ffi.so", f"libLLVM.so.{major}.{minor}"})
+
+
+def test_installed_extension_is_stripped() -> None:
+    if not list(EXTENSION.parent.parent.glob("tvm_ffi_object_loader-*.dist-info")):
+        pytest.skip("the extension in use is a development build, not the installed one")
+    sections = readelf("--sections")
+    assert ".dynsym" in sections
+    assert ".symtab" not in sections
+    assert ".debug_" not in sections
+
+
+def test_static_extension_has_no_code_generator() -> None:
+    if any(name.startswith("libLLVM") for name in needed_libraries()):
+        pytest.skip("LLVM is a shared library here")
+    content = EXTENSION.read_bytes()
+    assert [name for name in CODE_GENERATOR_STRINGS if name in content] == []
+
+
+def test_the_strings_that_tell_a_code_generator_are_in_one() -> None:
+    llvmlite = pytest.importorskip("llvmlite")
+    binding = pathlib.Path(llvmlite.__file__).parent / "binding" / "libllvmlite.so"
+    if not binding.exists():
+        pytest.skip("this llvmlite has no library of its own")
+    content = binding.read_bytes()
+    assert [name for name in CODE_GENERATOR_STRINGS if name not in content] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [
+        ("pyproject.toml", r'(?m)^version = "(.*)"'),
+        ("recipe/recipe.yaml", r'(?m)^  version: "(.*)"'),
+    ],
+)
+def test_version_is_the_same_everywhere(file: str, pattern: str) -> None:
+    assert re.findall(pattern, source(file).read_text()) == [tvm_ffi_object_loader.__version__]
+
+
+def test_conda_environment_has_the_llvm_of_the_recipe() -> None:
+    series = source("recipe/conda_build_config.yaml").read_text().split()[-1].strip('"')
+    environment = source("environment.yml").read_text()
+    assert re.findall(r"- (llvm(?:dev)?) =(.*)", environment) == [
+        ("llvmdev", f"{series}.*"),
+        ("llvm", f"{series}.*"),
+    ]
+
+
+def configure(folder: pathlib.Path, *definitions: str, **environment: str) -> str:
+    """Configure the project in `folder`, and return the one error that it must stop with."""
+    sources = source("CMakeLists.txt").parent
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed")
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"CMAKE_ARGS", "CONDA_BUILD", "CONDA_PREFIX", "LLVM_DIR", "LLVM_ROOT"}
+    }
+    if shutil.which("ninja"):
+        inherited["CMAKE_GENERATOR"] = "Ninja"
+    options = [f"-D{definition}" for definition in definitions]
+    result = subprocess.run(
+        ["cmake", "-S", sources, "-B", folder, f"-DPython_EXECUTABLE={sys.executable}", *options],
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode != 0
+    assert result.stderr.count("CMake Error") == 1, result.stderr
+    return " ".join(result.stderr.split())
+
+
+def fake_llvm(folder: pathlib.Path, version: str) -> pathlib.Path:
+    folder.mkdir(parents=True)
+    (folder / "LLVMConfig.cmake").write_text(f"set(LLVM_PACKAGE_VERSION {version})\n")
+    return folder
+
+
+@pytest.mark.parametrize("given_by", ["definition", "environment", "conda", "conda-build"])
+def test_too_old_llvm_stops_the_build(tmp_path: pathlib.Path, given_by: str) -> None:
+    old = fake_llvm(tmp_path / "prefix" / "lib" / "cmake" / "llvm", "21.1.8")
+    build = tmp_path / "build"
+    if given_by == "definition":
+        message = configure(build, f"LLVM_DIR={old}")
+    elif given_by == "environment":
+        message = configure(build, LLVM_DIR=os.fspath(old))
+    elif given_by == "conda":
+        message = configure(build, CONDA_PREFIX=os.fspath(tmp_path / "prefix"))
+    else:
+        message = configure(build, CONDA_BUILD="1", PREFIX=os.fspath(tmp_path / "prefix"))
+    assert f"LLVM 21.1.8 in {old} is too old." in message
+    assert "LLVM 22 or newer (22 and 23 are supported)" in message
+    assert "conda install -c conda-forge llvmdev llvm" in message
+
+
+def test_llvm_dir_without_llvm_stops_the_build(tmp_path: pathlib.Path) -> None:
+    message = configure(tmp_path / "build", f"LLVM_DIR={tmp_path}")
+    assert f"No LLVMConfig.cmake in {tmp_path} (from LLVM_DIR)." in message
+    assert "LLVM 22 or newer" in message
+
+
+def test_no_llvm_at_all_stops_the_build(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "mlc_llvm_static.py").write_text("raise ImportError\n")
+    message = configure(
+        tmp_path / "build", "CMAKE_DISABLE_FIND_PACKAGE_LLVM=ON", PYTHONPATH=os.fspath(tmp_path)
+    )
+    assert "No LLVM was found." in message
+    assert "pip install mlc-llvm-static" in message
+
+
+@pytest.mark.parametrize(
+    ("system", "processor"),
+    [("Linux", "aarch64"), ("Darwin", "arm64"), ("Darwin", "x86_64"), ("Windows", "AMD64")],
+)
+def test_unsupported_platform_stops_the_build(
+    tmp_path: pathlib.Path, system: str, processor: str
+) -> None:
+    message = configure(
+        tmp_path / "build", f"CMAKE_SYSTEM_NAME={system}", f"CMAKE_SYSTEM_PROCESSOR={processor}"
+    )
+    assert (
+        f"tvm-ffi-object-loader supports Linux on x86-64 only, not {system} on {processor}."
+        in message
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "static_llvm"),
+    [
+        ("UNRELATED", "1", True),
+        ("LLVM_DIR", "", True),
+        ("LLVM_DIR", "/opt/llvm/lib/cmake/llvm", False),
+        ("LLVM_ROOT", "/opt/llvm", False),
+        ("CMAKE_ARGS", "-DLLVM_DIR=/opt/llvm/lib/cmake/llvm", False),
+        ("CONDA_BUILD", "1", False),
+    ],
+)
+def test_static_llvm_is_required_only_when_no_other_is_given(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, static_llvm: bool
+) -> None:
+    backend = pytest.importorskip("scikit_build_core.build")
+    sources = source("pyproject.toml").parent
+    for name in ("LLVM_DIR", "LLVM_ROOT", "CMAKE_ARGS", "CONDA_BUILD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    monkeypatch.chdir(sources)
+    requirements = backend.get_requires_for_build_wheel({})
+    assert any(name.startswith("mlc-llvm-static") for name in requirements) == static_llvm

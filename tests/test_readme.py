@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README's examples run, its commands are complete, and the messages it quotes are real."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tvm_ffi
+
+import tvm_ffi_object_loader as tol
+from compilation import Compiler
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+pytestmark = pytest.mark.skipif(not README.is_file(), reason="README.md is not here")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the fenced blocks of one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def compile_as_readme_says(language: str, compiler: str, flag: str = "") -> None:
+    """Write README's source in `language` to its file, and run the command that compiles it."""
+    (source,) = blocks(language)
+    Path(source.split()[1]).write_text(source)
+    (command,) = (block for block in blocks("sh") if block.startswith(f"{compiler} "))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = command.replace(" -c ", f" {flag} -c ")
+    subprocess.run(command, shell=True, check=True, env={**os.environ, "PATH": path})
+
+
+@pytest.fixture
+def folder(compile: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder, with the objects that README's examples name."""
+    demo = Path(tol.__file__).parent / "demo"
+    exports = {
+        "base": "int64_t base(int64_t n) { return n + 1; }",
+        "app": "int64_t base(int64_t); int64_t util(int64_t); int64_t more(void);"
+        "EXPORT(run) { RETURN(base(INT(0)) + util(INT(0)) + more()); }",
+        "util": "int64_t util(int64_t n) { return 10 * n; }",
+        "more": "int64_t more(void) { return 100; }",
+        "impl": "EXPORT(impl) { RETURN(0); }",
+        "k": "EXPORT(add) { RETURN(INT(0) + INT(1)); }",
+    }
+    for name, source in exports.items():
+        compiled = compile(f'#include "safe_call.h"\n{source}\n', name=name)
+        shutil.copy(compiled, tmp_path / f"{name}.o")
+    for name in ("math_ops", "string_ops"):
+        shutil.copy(compile.cxx((demo / f"{name}.cc").read_text()), tmp_path / f"{name}.o")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def check_results(block: str, names: dict[str, Any]) -> int:
+    """Evaluate the lines ``expression  # literal`` again, and compare; return how many."""
+    checked = 0
+    for line in block.splitlines():
+        found = re.fullmatch(r"(\S.*?)\s+# (.+)", line)
+        if found is None or found[1].startswith("print("):
+            continue
+        with contextlib.suppress(SyntaxError, ValueError):
+            expected = ast.literal_eval(found[2])
+            assert eval(found[1], names) == expected
+            checked += 1
+    return checked
+
+
+def test_the_python_examples_run(folder: Path) -> None:
+    (flag,) = set(re.findall(r"`(-DTVM_FFI_DLL_EXPORT_INCLUDE_METADATA=1)`", README.read_text()))
+    compile_as_readme_says("cpp", "c++", flag)
+    names: dict[str, Any] = {
+        "pathlib": pathlib,
+        "tvm_ffi": tvm_ffi,
+        "object_bytes": (folder / "more.o").read_bytes(),
+    }
+    examples = blocks("python")
+    assert len(examples) >= 3
+    checked = 0
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for example in examples:
+            exec(example, names)
+            checked += check_results(example, names)
+    assert checked >= 2
+    assert printed.getvalue().startswith("3\n")
+    assert names["app"].closed
+
+
+def test_the_c_source_gives_a_working_object(folder: Path) -> None:
+    compile_as_readme_says("c", "cc")
+    add = tol.load_module("add.o").add
+    assert add(1, 2) == 3
+    with pytest.raises(TypeError, match="two integers"):
+        add("1", 2)
+
+
+def undefined_symbol(compile: Compiler) -> str:
+    source = '#include "safe_call.h"\nlong scale(long);\nEXPORT(run) { RETURN(scale(INT(0))); }\n'
+    shutil.copy(compile.cxx(source), "app.o")
+    with tol.Session() as session, pytest.raises(tol.UndefinedSymbolError) as caught:
+        session.load("app.o", name="app")
+    return f"UndefinedSymbolError: {caught.value}"
+
+
+def duplicate_symbol(compile: Compiler) -> str:
+    shutil.copy("k.o", "add.o")
+    with tol.Session() as session:
+        dylib = session.load("add.o", name="math")
+        with pytest.raises(tol.DuplicateSymbolError) as caught:
+            dylib.load("add.o")
+    return f"DuplicateSymbolError: {caught.value}"
+
+
+def llvm_too_old(compile: Compiler) -> str:
+    if shutil.which("cmake") is None or shutil.which("ninja") is None:
+        pytest.skip("cmake and ninja are not installed")
+    Path("llvm").mkdir()
+    Path("llvm/LLVMConfig.cmake").write_text("set(LLVM_PACKAGE_VERSION 14.0.6)\n")
+    result = subprocess.run(
+        ["cmake", "-S", ROOT, "-B", "build", "-G", "Ninja", f"-DLLVM_DIR={Path.cwd()}/llvm"],
+        capture_output=True,
+        text=True,
+    )
+    return result.stderr.replace(f"{Path.cwd()}/llvm", "/usr/lib/llvm-14/lib/cmake/llvm")
+
+
+def llvm_missing(compile: Compiler) -> str:
+    """Return what Python says of an extension whose shared LLVM is gone."""
+    empty = compile("int nothing;\n")
+    gone = "libLLVM.so.22.1.gone"  # no name that this machine may have
+    gcc = ["gcc", "-shared", "-Wl,--no-as-needed"]
+    subprocess.run([*gcc, empty, "-o", gone, f"-Wl,-soname,{gone}"], check=True)
+    subprocess.run([*gcc, empty, gone, "-o", "linked_to_llvm.so"], check=True)
+    Path(gone).unlink()
+    return last_line_of_import("import linked_to_llvm").replace(".gone", "")
+
+
+def tvm_ffi_too_old(compile: Compiler) -> str:
+    return last_line_of_import(
+        "import tvm_ffi; tvm_ffi.__version__, tvm_ffi.__version_tuple__ = '0.1.9', (0, 1, 9)\n"
+        "import tvm_ffi_object_loader"
+    )
+
+
+def tvm_ffi_older_than_built_with(compile: Compiler) -> str:
+    return last_line_of_import(
+        "import sys, tvm_ffi\n"
+        "tvm_ffi.__version__, tvm_ffi.__version_tuple__ = '0.1.15', (0, 1, 15)\n"
+        "class Broken:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.endswith('._native'):\n"
+        "            raise ImportError('_native.so: undefined symbol: TVMFFISomethingNew')\n"
+        "sys.meta_path.insert(0, Broken())\n"
+        "import tvm_ffi_object_loader"
+    )
+
+
+def last_line_of_import(script: str) -> str:
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 1
+    return result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("begins", "produce"),
+    [
+        ("UndefinedSymbolError:", undefined_symbol),
+        ("DuplicateSymbolError:", duplicate_symbol),
+        ("LLVM 14.0.6", llvm_too_old),
+        ("ImportError: libLLVM", llvm_missing),
+        ("ImportError: tvm_ffi_object_loader needs", tvm_ffi_too_old),
+        ("ImportError: tvm_ffi_object_loader was built", tvm_ffi_older_than_built_with),
+    ],
+)
+def test_a_quoted_message_is_what_appears(
+    folder: Path, compile: Compiler, begins: str, produce: Callable[[Compiler], str]
+) -> None:
+    (quoted,) = (block for block in blocks("text") if block.startswith(begins))
+    pattern = re.escape(" ".join(quoted.split())).replace("…", ".*")
+    assert re.search(pattern, " ".join(produce(compile).split()))
+
+
+def test_no_quoted_message_is_left_out() -> None:
+    quoted = [block for block in blocks("text") if re.match(r"\w+Error:|LLVM", block)]
+    assert len(quoted) == 6
+
+
+def test_the_two_commands_are_there() -> None:
+    commands = [line for block in blocks("sh") for line in block.splitlines()]
+    assert "pip install . && python -m tvm_ffi_object_loader demo" in commands
+    assert "pip install '.[test]' && python -m pytest" in commands

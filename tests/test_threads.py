@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything from many threads, and that linking leaves the interpreter to the others."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tvm_ffi
+
+import tvm_ffi_object_loader as tol
+from compilation import Compiler
+from conftest import RunScript
+
+THREADS = 8
+
+
+def run_in_threads(work: Callable[[int], None], count: int = THREADS) -> None:
+    """Run ``work(number)`` in `count` threads at once and raise the first of their errors."""
+    errors: list[BaseException] = []
+    start = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        try:
+            start.wait()
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+NUMBERED = """
+#include "safe_call.h"
+#include <stdexcept>
+static int64_t numbers[] = {NUMBER, 2, 3};
+struct Static { int64_t value; Static() : value(10) {} ~Static() { value = 0; } };
+static Static object;
+EXPORT(f_NUMBER) {
+  try {
+    if (INT(0) < 0) throw std::runtime_error("negative");
+  } catch (const std::exception&) {
+    RETURN(-1);
+  }
+  RETURN(numbers[0] + object.value + INT(0));
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def numbered(compile: Compiler) -> list[Path]:
+    """Return one object for each thread, which exports ``f_<number>``."""
+    return [
+        compile.cxx(NUMBERED.replace("NUMBER", str(number)), name=f"f{number}")
+        for number in range(THREADS)
+    ]
+
+
+def check(function: tvm_ffi.Function, number: int) -> None:
+    assert function(5) == number + 15
+    assert function(-1) == -1
+
+
+def test_load_call_and_drop_in_one_session(session: tol.Session, numbered: list[Path]) -> None:
+    def work(number: int) -> None:
+        for _ in range(50):
+            dylib = session.load(numbered[number])
+            assert dylib.functions == [f"f_{number}"]
+            check(dylib[f"f_{number}"], number)
+
+    before = session.stats()
+    run_in_threads(work)
+    gc.collect()
+    after = session.stats()
+    for key in ("dylibs", "objects", "symbols", "bytes_code", "bytes_data"):
+        assert after[key] == before[key]
+
+
+def test_sessions_in_many_threads(numbered: list[Path]) -> None:
+    def work(number: int) -> None:
+        for _ in range(20):
+            with tol.Session() as session:
+                function = session.load(numbered[number])[f"f_{number}"]
+                check(function, number)
+            with pytest.raises(tol.SessionClosedError):
+                function(1)
+
+    run_in_threads(work)
+
+
+def test_load_into_one_dylib(session: tol.Session, numbered: list[Path]) -> None:
+    for _ in range(10):
+        dylib = session.create_dylib()
+
+        def work(number: int, dylib: tol.Dylib = dylib) -> None:
+            dylib.load(numbered[number])
+            check(dylib[f"f_{number}"], number)
+
+        run_in_threads(work)
+        assert dylib.functions == sorted(f"f_{number}" for number in range(THREADS))
+        for number in range(THREADS):
+            check(dylib[f"f_{number}"], number)
+
+
+def test_one_of_many_loads_of_the_same_symbol_wins(
+    session: tol.Session, numbered: list[Path]
+) -> None:
+    for _ in range(10):
+        dylib = session.create_dylib()
+        outcomes: list[str] = []
+
+        def work(_: int, dylib: tol.Dylib = dylib, outcomes: list[str] = outcomes) -> None:
+            try:
+                dylib.load(numbered[0])
+                outcomes.append("loaded")
+            except tol.DuplicateSymbolError:
+                outcomes.append("duplicate")
+
+        run_in_threads(work)
+        assert sorted(outcomes) == ["duplicate"] * (THREADS - 1) + ["loaded"]
+        check(dylib["f_0"], 0)
+
+
+def test_one_of_many_threads_gets_a_name(session: tol.Session, numbered: list[Path]) -> None:
+    winners: list[tol.Dylib] = []
+    losers: list[str] = []
+
+    def work(number: int) -> None:
+        try:
+            winners.append(session.load(numbered[number], name="wanted"))
+        except tol.ObjectLoaderError as error:
+            losers.append(str(error))
+
+    run_in_threads(work)
+    assert len(winners) == 1
+    assert all("wanted" in message for message in losers)
+    assert session["wanted"] is winners[0]
+
+
+def test_lookups_and_calls_while_others_load_and_drop(
+    session: tol.Session, numbered: list[Path]
+) -> None:
+    kept = session.load(numbered[0])
+    function = kept["f_0"]
+
+    def work(number: int) -> None:
+        for _ in range(100):
+            if number % 2:
+                check(session.load(numbered[number])[f"f_{number}"], number)
+            else:
+                check(function, 0)
+                check(kept["f_0"], 0)
+                check(kept.module.get_function("f_0"), 0)
+                assert kept.lookup("__tvm_ffi_f_0")
+                with pytest.raises(tol.FunctionNotFoundError):
+                    kept.get_function("f_1")
+                assert session.stats()["dylibs"] >= 1
+                assert kept.name in session.dylibs
+
+    run_in_threads(work)
+
+
+def test_failing_loads_beside_good_ones(session: tol.Session, numbered: list[Path]) -> None:
+    def work(number: int) -> None:
+        for _ in range(50):
+            if number % 2:
+                with pytest.raises(tol.ObjectFormatError):
+                    session.load(b"no object")
+            else:
+                check(session.load(numbered[number])[f"f_{number}"], number)
+
+    run_in_threads(work)
+
+
+def test_dropping_in_another_thread(session: tol.Session, numbered: list[Path]) -> None:
+    loaded = [session.load(path) for path in numbered]
+    functions = [dylib[f"f_{number}"] for number, dylib in enumerate(loaded)]
+    loaded.clear()
+
+    def work(number: int) -> None:
+        check(functions[number], number)
+        functions[number] = functions[0] if number else functions[number]
+
+    run_in_threads(work)
+    check(functions[0], 0)
+    functions.clear()
+    assert session.stats()["objects"] == 0
+
+
+def test_linking_releases_the_gil(session: tol.Session, compile: Compiler) -> None:
+    source = "".join(
+        f"int data_{n} = {n};\nint f_{n}(void) {{ return data_{n}; }}\n" for n in range(4000)
+    )
+    content = compile(source, "-O0", "-fPIC").read_bytes()
+    ticks = 0
+    stop = threading.Event()
+
+    def tick() -> None:
+        nonlocal ticks
+        while not stop.is_set():
+            ticks += 1
+            time.sleep(0)
+
+    ticker = threading.Thread(target=tick)
+    interval = sys.getswitchinterval()
+    # Nobody is made to give up the interpreter, so the ticker runs only where it is given up.
+    sys.setswitchinterval(1000)
+    try:
+        ticker.start()
+        for _ in range(100):
+            before = ticks
+            session.load(content)
+            if ticks > before:
+                break
+        else:
+            pytest.fail("no other thread ran during 100 loads")
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        ticker.join()
+
+
+WAITS = """
+#include "safe_call.h"
+#include <stdlib.h>
+#include <unistd.h>
+static int64_t seen;
+__attribute__((constructor)) static void init(void) {
+  volatile int64_t* flag = (int64_t*)strtoull(getenv("OBJECT_FLAG"), 0, 10);
+  flag[0] = 1;
+  for (int i = 0; i < 30000 && !flag[1]; ++i) usleep(1000);
+  seen = flag[1];
+}
+EXPORT(seen) { RETURN(seen); }
+"""
+
+
+def test_initializers_run_without_the_gil(
+    session: tol.Session, compile: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = (ctypes.c_int64 * 2)()
+    monkeypatch.setenv("OBJECT_FLAG", str(ctypes.addressof(flag)))
+
+    def answer() -> None:
+        while not flag[0]:
+            time.sleep(0.001)
+        flag[1] = 1
+
+    answerer = threading.Thread(target=answer)
+    answerer.start()
+    dylib = session.load(compile(WAITS))
+    flag[0] = 1
+    answerer.join()
+    assert dylib["seen"]() == 1
+
+
+CALLS_PYTHON = """
+import gc, sys, threading
+import tvm_ffi
+import tvm_ffi_object_loader as tol
+
+calls = []
+tvm_ffi.register_global_func("testing.from_initializer", lambda: calls.append(1))
+session = tol.Session()
+
+
+def work():
+    for _ in range(20):
+        dylib = session.load(sys.argv[1])
+        gc.collect()
+        assert dylib["called"]() == 1
+
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(calls))
+"""
+
+
+def test_initializers_that_call_python_do_not_deadlock(
+    compile: Compiler, run_script: RunScript
+) -> None:
+    source = """
+    #include "safe_call.h"
+    static int64_t called;
+    __attribute__((constructor)) static void init(void) {
+      TVMFFIByteArray name = {"testing.from_initializer", 24};
+      TVMFFIObjectHandle function;
+      TVMFFIAny result = {0};
+      if (TVMFFIFunctionGetGlobal(&name, &function) || !function) return;
+      called = TVMFFIFunctionCall(function, 0, 0, &result) == 0;
+      TVMFFIObjectDecRef(function);
+    }
+    EXPORT(called) { RETURN(called); }
+    """
+    assert run_script(CALLS_PYTHON, compile(source), timeout=120) == "80\n"
+
+
+def test_calls_of_one_function_run_side_by_side(session: tol.Session, compile: Compiler) -> None:
+    """Two calls that each wait for the other: there is no lock around a call."""
+    source = """
+    #include "safe_call.h"
+    #include <unistd.h>
+    static volatile int64_t arrived;
+    EXPORT(meet) {
+      __atomic_add_fetch(&arrived, 1, __ATOMIC_SEQ_CST);
+      for (int i = 0; i < 30000 && arrived < 2; ++i) usleep(1000);
+      RETURN(arrived);
+    }
+    """
+    function = session.load(compile(source))["meet"]
+    results: list[int] = []
+    run_in_threads(lambda _: results.append(function()), count=2)
+    assert results == [2, 2]
