@@ -219,9 +219,9 @@ void ObjectModuleObj::BindContext() {
 }
 
 ffi::Module ObjectModuleObj::Root() {
+  ThrowIfClosed();
   ffi::Module self(ffi::GetObjectPtr<ffi::ModuleObj>(this));
   if (!library_binary_) return self;
-  ThrowIfClosed();
   if (auto known = root_.lock()) return ffi::Module(known);
   ffi::Module root = BuildImports(library_binary_, self, true);
   root_ = ffi::WeakObjectPtr<ffi::ModuleObj>(

@@ -189,6 +189,7 @@ LoadGraph::LoadGraph(std::vector<ObjectFile>& objects,
   }
   if (objects.size() == 1) {
     graph_ = Parse(objects.front(), std::move(names));
+    for (const auto& symbol : objects.front().absolute_symbols()) DefineAbsolute(symbol, 0);
     return;
   }
   // Of the single graphs only the content survives, and that lies in the objects.
@@ -212,6 +213,24 @@ LoadGraph::LoadGraph(std::vector<ObjectFile>& objects,
     }
     throw DuplicateSymbolError(message, std::move(symbols));
   }
+  for (size_t i = 0; i < objects.size(); ++i) {
+    for (const auto& symbol : objects[i].absolute_symbols()) DefineAbsolute(symbol, i);
+  }
+}
+
+void LoadGraph::DefineAbsolute(const ObjectFile::AbsoluteSymbol& symbol, size_t object_index) {
+  auto name = graph_->getSymbolStringPool()->intern(symbol.name);
+  for (Symbol* external : graph_->external_symbols()) {
+    if (external->getName() != name) continue;
+    graph_->makeAbsolute(*external, ExecutorAddr(symbol.value));
+    external->setScope(symbol.hidden ? Scope::Hidden : Scope::Default);
+    return;
+  }
+  if (symbol.weak) return;
+  throw DuplicateSymbolError("duplicate symbol " + Demangled(symbol.name) + ": defined in " +
+                                 object_names_[object_index] +
+                                 " and in another object of the load",
+                             {symbol.name});
 }
 
 std::vector<Definition> LoadGraph::Definitions() {
@@ -220,6 +239,11 @@ std::vector<Definition> LoadGraph::Definitions() {
     if (!IsGlobal(*symbol)) continue;
     definitions.push_back({symbol, symbol->getLinkage() == Linkage::Weak,
                            symbol->getScope() == Scope::Default});
+  }
+  for (Symbol* symbol : graph_->absolute_symbols()) {
+    if (IsGlobal(*symbol)) {
+      definitions.push_back({symbol, false, symbol->getScope() == Scope::Default});
+    }
   }
   return definitions;
 }

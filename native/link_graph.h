@@ -62,6 +62,8 @@ class LoadGraph {
   void Bind(const Reference& reference, llvm::orc::ExecutorAddr address);
 
  private:
+  void DefineAbsolute(const ObjectFile::AbsoluteSymbol& symbol, size_t object_index);
+
   std::string name_;
   std::vector<std::string> object_names_;
   std::unique_ptr<llvm::jitlink::LinkGraph> graph_;

@@ -276,13 +276,13 @@ void ObjectFile::Validate() {
     }
   }
 
-  llvm::ArrayRef<Sym> symbols;
+  llvm::MutableArrayRef<Sym> symbols;
   StringRef symbol_names;
   llvm::ArrayRef<Elf::Word> extended_indices;
   if (symbol_table) {
     auto symbol_range = file->symbols(symbol_table);
     check(symbol_range.takeError());
-    symbols = *symbol_range;
+    symbols = {const_cast<Sym*>(symbol_range->data()), symbol_range->size()};
     auto names = file->getStringTableForSymtab(*symbol_table, *section_range);
     check(names.takeError());
     symbol_names = *names;
@@ -294,7 +294,7 @@ void ObjectFile::Validate() {
     }
   }
   for (size_t i = 0; i < symbols.size(); ++i) {
-    const Sym& symbol = symbols[i];
+    Sym& symbol = symbols[i];
     auto symbol_name = symbol.getName(symbol_names);
     check(symbol_name.takeError());
     // GCC's -flto without -ffat-lto-objects leaves no code, only this mark.
@@ -313,6 +313,14 @@ void ObjectFile::Validate() {
           !llvm::isPowerOf2_64(symbol.st_value)) {
         malformed("common symbol " + symbol_name->str());
       }
+      continue;
+    }
+    if (symbol.st_shndx == ELF::SHN_ABS && symbol.getBinding() != ELF::STB_LOCAL) {
+      absolute_symbols_.push_back({symbol_name->str(), symbol.st_value,
+                                   symbol.getBinding() != ELF::STB_GLOBAL,
+                                   symbol.getVisibility() == ELF::STV_HIDDEN});
+      symbol.st_shndx = ELF::SHN_UNDEF;
+      symbol.setBinding(ELF::STB_GLOBAL);
       continue;
     }
     uint32_t index = symbol.st_shndx;

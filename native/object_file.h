@@ -17,6 +17,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace object_loader {
 
@@ -31,6 +32,16 @@ class ObjectFile {
   const std::string& name() const { return name_; }
   llvm::MemoryBufferRef buffer() const { return buffer_->getMemBufferRef(); }
 
+  // The global symbols with a value of their own, in no section (SHN_ABS). JITLink has no place for
+  // them in an object, so in the private copy they are undefined.
+  struct AbsoluteSymbol {
+    std::string name;
+    uint64_t value;
+    bool weak;
+    bool hidden;
+  };
+  const std::vector<AbsoluteSymbol>& absolute_symbols() const { return absolute_symbols_; }
+
   // Gives the sections distinct addresses from `base` upwards, in file order, and returns the end.
   // In a relocatable object all of them are 0, but JITLink orders blocks by address and tells the
   // records of .eh_frame apart by it, also when several objects are linked as one.
@@ -44,6 +55,7 @@ class ObjectFile {
 
   std::string name_;
   std::unique_ptr<llvm::WritableMemoryBuffer> buffer_;
+  std::vector<AbsoluteSymbol> absolute_symbols_;
 };
 
 }  // namespace object_loader

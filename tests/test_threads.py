@@ -327,3 +327,103 @@ def test_calls_of_one_function_run_side_by_side(session: tol.Session, compile: C
     results: list[int] = []
     run_in_threads(lambda _: results.append(function()), count=2)
     assert results == [2, 2]
+
+
+CLOSE_DURING_CALL = """
+import ctypes, sys, threading
+import tvm_ffi_object_loader as tol
+
+flag = (ctypes.c_int64 * 2)()
+session = tol.Session()
+dylib = session.load(sys.argv[1])
+function = dylib["wait"]
+results, outcomes = [], []
+
+
+def close():
+    try:
+        (dylib if sys.argv[2] == "dylib" else session).close()
+        outcomes.append("closed")
+    except tol.ObjectLoaderError:
+        outcomes.append("refused")
+        flag[1] = 1
+
+
+caller = threading.Thread(target=lambda: results.append(function(ctypes.addressof(flag))))
+closer = threading.Thread(target=close)
+caller.start()
+while not flag[0]:
+    pass
+closer.start()
+closer.join(0.2)  # either it waits for the call, or it is over
+flag[1] = 1
+caller.join()
+closer.join()
+assert results == [1], results
+if outcomes == ["refused"]:
+    session.close()
+try:
+    function(ctypes.addressof(flag))
+except tol.SessionClosedError:
+    print(outcomes[0] in ("closed", "refused"))
+"""
+WAIT = """
+#include "safe_call.h"
+#include <unistd.h>
+EXPORT(wait) {
+  volatile int64_t* flag = (int64_t*)INT(0);
+  flag[0] = 1;
+  for (int i = 0; i < 30000 && !flag[1]; ++i) usleep(1000);
+  RETURN(flag[1]);
+}
+"""
+
+
+@pytest.mark.parametrize("what", ["dylib", "session"])
+def test_closing_during_a_call_waits_or_is_refused(
+    compile: Compiler, run_script: RunScript, what: str
+) -> None:
+    assert run_script(CLOSE_DURING_CALL, compile(WAIT), what, timeout=120) == "True\n"
+
+
+CLOSE_IN_CALL = """
+import sys
+import tvm_ffi_object_loader as tol
+
+session = tol.Session()
+dylib = session.load(sys.argv[1])
+call_back = dylib["call_back"]
+
+
+def close():
+    try:
+        dylib.close()
+    except tol.ObjectLoaderError as error:
+        print("refused", flush=True)
+    else:
+        print("closed", flush=True)
+
+
+print(call_back(close))
+session.close()
+try:
+    call_back(close)
+except tol.SessionClosedError:
+    print("end")
+"""
+
+
+def test_a_call_that_closes_its_own_dylib_does_not_crash(
+    compile: Compiler, run_script: RunScript
+) -> None:
+    source = """
+    #include "safe_call.h"
+    EXPORT(call_back) {
+      TVMFFIAny result = {0};
+      if (TVMFFIFunctionCall(args[0].v_obj, 0, 0, &result)) return -1;
+      RETURN(5);
+    }
+    """
+    output = run_script(CLOSE_IN_CALL, compile(source), timeout=120).split()
+    assert output[0] in ("refused", "closed")
+    assert output[1:] == ["5", "end"]

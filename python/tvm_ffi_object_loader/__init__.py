@@ -10,7 +10,7 @@ The examples in this package load ``math_ops.o`` and ``string_ops.o``, compiled 
 its folder ``demo``.
 """
 
-from . import _requirements  # noqa: F401  (stays first)
+from . import _requirements as _requirements  # stays first
 from .dylib import Dylib
 from .errors import (
     DuplicateSymbolError,

@@ -7,27 +7,25 @@ unsuitable one has to be named before anything else fails because of it.
 
 import tvm_ffi
 
-# The first release whose `tvm_ffi.Function` and C API are the ones that the native module uses.
+# The oldest release that the package is tested with, as in pyproject.toml.
 OLDEST_TVM_FFI = (0, 1, 15)
-
-
-def _message(found: str, why: str = "") -> str:
-    oldest = ".".join(map(str, OLDEST_TVM_FFI))
-    return (
-        f"tvm_ffi_object_loader needs apache-tvm-ffi >= {oldest}, but {found} is installed{why}: "
-        "pip install --upgrade apache-tvm-ffi"
-    )
-
 
 # A development build without version information calls itself 0.0.0.
 if (0, 0, 0) < tuple(tvm_ffi.__version_tuple__[:3]) < OLDEST_TVM_FFI:
-    raise ImportError(_message(tvm_ffi.__version__), name="tvm_ffi")
+    raise ImportError(
+        f"tvm_ffi_object_loader needs apache-tvm-ffi >= {'.'.join(map(str, OLDEST_TVM_FFI))}, but "
+        f"{tvm_ffi.__version__} is installed: pip install --upgrade apache-tvm-ffi",
+        name="tvm_ffi",
+    )
 
 try:
-    from . import _native  # noqa: F401
+    from . import _native as _native
 except ImportError as error:
-    if "TVMFFI" not in str(error):
+    if "TVMFFI" not in str(error) and "tvm3ffi" not in str(error):
         raise
-    # The C API grew between that release and the one that the native module was built with.
-    why = f" and older than the one built with ({error})"
-    raise ImportError(_message(tvm_ffi.__version__, why), name="tvm_ffi") from error
+    # tvm-ffi's headers refer to more of its library with each release.
+    raise ImportError(
+        f"tvm_ffi_object_loader was built with a newer apache-tvm-ffi than {tvm_ffi.__version__}, "
+        f"which is installed: pip install --upgrade apache-tvm-ffi ({error})",
+        name="tvm_ffi",
+    ) from error

@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .errors import SessionClosedError
+
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import TypeAlias
@@ -321,7 +323,7 @@ class Dylib:
             return f"{head}, closed>"
         try:
             functions = self._native.functions()
-        except Exception:  # closed by another thread a moment ago
+        except SessionClosedError:  # by another thread, a moment ago
             return f"{head}, closed>"
         shown = ", ".join(functions[:4]) + (", ..." if len(functions) > 4 else "")
         return f"{head}, {len(functions)} functions{': ' if shown else ''}{shown}>"
