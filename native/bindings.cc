@@ -169,7 +169,7 @@ void BindDylib(nb::module_& m) {
       .def(
           "get_function",
           [](const PyDylib& self, const std::string& name) {
-            return Steal(ToPython(self.module->RequireFunction(name)));
+            return Steal(FunctionToPython(self.module->RequireFunction(name)));
           },
           "name"_a, nb::sig("def get_function(self, name: str) -> tvm_ffi.Function"))
       .def(

@@ -242,10 +242,7 @@ int ExportedFunctionObj::RaiseClosed() const {
 
 int ExportedFunctionObj::SafeCall(void* self, const TVMFFIAny* args, int32_t num_args,
                                   TVMFFIAny* result) {
-  auto* function = static_cast<ExportedFunctionObj*>(static_cast<ffi::Object*>(self));
-  CallScope scope(function->gate_);
-  if (!scope.entered()) return function->RaiseClosed();
-  return function->code_(nullptr, args, num_args, result);
+  return From(self)->Call(args, num_args, result);
 }
 
 }  // namespace object_loader

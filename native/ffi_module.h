@@ -74,13 +74,24 @@ class ExportedFunctionObj : public tvm::ffi::FunctionObj {
  public:
   ExportedFunctionObj(ModulePtr module, TVMFFISafeCallType code);
 
-  const CallGate& gate() const { return gate_; }
-  TVMFFISafeCallType code() const { return code_; }
-  // Leaves a SessionClosedError for tvm-ffi to raise; returns what a safe call returns then.
-  int RaiseClosed() const;
+  static bool IsInstance(const TVMFFIObject* object) {
+    return object && object->type_index == TVMFFITypeIndex::kTVMFFIFunction &&
+           TVMFFIFunctionGetCellPtr(const_cast<TVMFFIObject*>(object))->safe_call == SafeCall;
+  }
+  static ExportedFunctionObj* From(void* object) {
+    return static_cast<ExportedFunctionObj*>(static_cast<tvm::ffi::Object*>(object));
+  }
+
+  // As TVMFFISafeCallType; a call through a closed gate fails with a SessionClosedError.
+  int Call(const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result) const {
+    CallScope scope(gate_);
+    if (!scope.entered()) return RaiseClosed();
+    return code_(nullptr, args, num_args, result);
+  }
 
  private:
   static int SafeCall(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result);
+  int RaiseClosed() const;
 
   TVMFFISafeCallType code_;
   const CallGate& gate_;

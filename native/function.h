@@ -2,7 +2,13 @@
 //
 // From tvm-ffi's objects to Python's: functions, modules and errors leave the core through here.
 //
-// Everything in this file needs the GIL.
+// A function becomes an instance of a subclass of tvm_ffi.Function with a vectorcall slot: it packs
+// exact int, float, bool, None, str, bytes and tvm-ffi's own objects itself, calls the loaded code
+// through its gate, and unpacks numbers. Whatever else there is, arguments of other types, keywords,
+// objects returned, errors raised, is left to tvm_ffi.Function, so it is the same there.
+//
+// Lifetime: such an instance owns a reference to the tvm-ffi function like any other instance of
+// its base. Everything in this file needs the GIL.
 #ifndef OBJECT_LOADER_FUNCTION_H_
 #define OBJECT_LOADER_FUNCTION_H_
 
@@ -12,9 +18,12 @@
 
 namespace object_loader {
 
-// A new reference to the tvm_ffi object for `object` (a tvm_ffi.Function, a tvm_ffi.Module), or
-// null with a Python error set.
+// A new reference to the tvm_ffi object for `object` (a tvm_ffi.Module, say), or null with a Python
+// error set.
 PyObject* ToPython(tvm::ffi::ObjectRef object);
+
+// The same for a function of a module.
+PyObject* FunctionToPython(tvm::ffi::Function function);
 
 // Sets the Python error that tvm-ffi raises for `error`.
 void SetPythonError(const tvm::ffi::Error& error);
