@@ -272,8 +272,8 @@ void Dylib::BindReferences(LoadGraph& load) const {
     }
     missing.push_back(std::string(*name));
     users.insert(reference.used_by);
-    message += "\n  " + Demangled(missing.back()) + Hint(missing.back());
-    if (load.object_count() > 1) message += ", used by " + load.object_name(reference.used_by);
+    message += "\n  " + Demangled(missing.back()) + ", used by " +
+               load.object_name(reference.used_by) + Hint(missing.back());
   }
   if (missing.empty()) return;
   std::sort(missing.begin(), missing.end());

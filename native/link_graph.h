@@ -45,7 +45,6 @@ class LoadGraph {
   llvm::jitlink::LinkGraph& graph() { return *graph_; }
   std::unique_ptr<llvm::jitlink::LinkGraph> TakeGraph() { return std::move(graph_); }
   const std::string& name() const { return name_; }
-  size_t object_count() const { return object_names_.size(); }
   const std::string& object_name(size_t index) const { return object_names_[index]; }
 
   std::vector<Definition> Definitions();

@@ -293,6 +293,9 @@ void ObjectFile::Validate() {
       extended_indices = *table;
     }
   }
+  // JITLink makes no symbol for some of them, and crashes at a relocation that refers to one it did
+  // not make. Remove with LLVM's message of "Could not find symbol at given index" mended.
+  std::vector<bool> usable(symbols.size(), false);
   for (size_t i = 0; i < symbols.size(); ++i) {
     Sym& symbol = symbols[i];
     auto symbol_name = symbol.getName(symbol_names);
@@ -313,6 +316,7 @@ void ObjectFile::Validate() {
           !llvm::isPowerOf2_64(symbol.st_value)) {
         malformed("common symbol " + symbol_name->str());
       }
+      usable[i] = symbol.getType() != ELF::STT_FILE;
       continue;
     }
     if (symbol.st_shndx == ELF::SHN_ABS && symbol.getBinding() != ELF::STB_LOCAL) {
@@ -321,6 +325,7 @@ void ObjectFile::Validate() {
                                    symbol.getVisibility() == ELF::STV_HIDDEN});
       symbol.st_shndx = ELF::SHN_UNDEF;
       symbol.setBinding(ELF::STB_GLOBAL);
+      usable[i] = symbol.getType() != ELF::STT_FILE;
       continue;
     }
     uint32_t index = symbol.st_shndx;
@@ -328,6 +333,8 @@ void ObjectFile::Validate() {
       if (i >= extended_indices.size()) malformed("extended index of " + symbol_name->str());
       index = extended_indices[i];
     } else if (index >= ELF::SHN_LORESERVE || index == ELF::SHN_UNDEF) {
+      usable[i] = index == ELF::SHN_UNDEF && symbol.getBinding() != ELF::STB_LOCAL &&
+                  symbol.getType() != ELF::STT_FILE;
       continue;
     }
     if (index >= sections.size()) malformed("section index of symbol " + symbol_name->str());
@@ -335,6 +342,10 @@ void ObjectFile::Validate() {
     if (symbol.st_value > size || symbol.st_size > size - symbol.st_value) {
       malformed("symbol " + symbol_name->str() + " reaches past the end of its section");
     }
+    unsigned type = symbol.getType();
+    usable[i] = sections[index].sh_type != ELF::SHT_NULL &&
+                (type == ELF::STT_NOTYPE || type == ELF::STT_OBJECT || type == ELF::STT_FUNC ||
+                 type == ELF::STT_SECTION);
   }
 
   for (Shdr& section : sections) {
@@ -358,7 +369,8 @@ void ObjectFile::Validate() {
         malformed("a relocation at offset " + std::to_string(relocation.r_offset) +
                   " lies outside its section of " + std::to_string(target.sh_size) + " bytes");
       }
-      if (relocation.getSymbol(false) >= symbols.size()) malformed("a relocation's symbol index");
+      uint32_t symbol = relocation.getSymbol(false);
+      if (symbol >= symbols.size() || !usable[symbol]) malformed("a relocation's symbol index");
     }
   }
 }

@@ -13,9 +13,6 @@
 
 #include "error.h"
 
-// From libgcc_s, or whatever unwinder the process uses.
-extern "C" void __register_frame(void* eh_frame);
-extern "C" void __deregister_frame(void* eh_frame);
 extern "C" void __cxa_finalize(void* dso_handle);
 extern "C" char** environ;
 
@@ -30,6 +27,7 @@ using llvm::StringRef;
 using llvm::jitlink::Block;
 using llvm::jitlink::LinkGraph;
 using llvm::jitlink::Section;
+using llvm::operator&;
 namespace orc = llvm::orc;
 
 // What the dynamic linker passes to initializers: the program's arguments and environment.
@@ -173,7 +171,18 @@ llvm::Error CollectImage(LinkGraph& graph, LinkRequest& request) {
   if (Section* section = graph.findSectionByName(".eh_frame")) {
     llvm::jitlink::SectionRange range(*section);
     // Four bytes are the end mark alone, which JITLink adds.
-    if (range.getSize() > 4) image.eh_frame = range.getStart().toPtr<void*>();
+    if (range.getSize() > 4) {
+      image.eh_frame = {range.getStart().getValue(), range.getEnd().getValue()};
+    }
+  }
+  for (Section& section : graph.sections()) {
+    if ((section.getMemProt() & orc::MemProt::Exec) == orc::MemProt::None) continue;
+    for (Block* block : section.blocks()) {
+      uint64_t begin = block->getAddress().getValue();
+      bool first = image.code.end == 0;
+      image.code.begin = first ? begin : std::min(image.code.begin, begin);
+      image.code.end = std::max(image.code.end, begin + block->getSize());
+    }
   }
   return llvm::Error::success();
 }
@@ -346,13 +355,20 @@ Image Platform::Link(orc::JITDylib& dylib, LoadGraph& load,
     llvm::consumeError(request.image.tracker->remove());
     ThrowLinkError(load.name(), std::move(error));
   }
-  if (request.image.eh_frame) __register_frame(request.image.eh_frame);
-  return std::move(request.image);
+  Image image = std::move(request.image);
+  if (image.eh_frame.begin != image.eh_frame.end) {
+    try {
+      image.unwind_table = UnwindTable(image.eh_frame, image.code);
+    } catch (const ObjectFormatError& malformed) {
+      Unlink(image);
+      throw ObjectFormatError(load.name() + ": " + malformed.what());
+    }
+  }
+  return image;
 }
 
 void Platform::Unlink(Image& image) {
-  if (image.eh_frame) __deregister_frame(image.eh_frame);
-  image.eh_frame = nullptr;
+  image.unwind_table = {};
   if (image.tracker) llvm::consumeError(image.tracker->remove());
   image.tracker = nullptr;
 }

@@ -25,6 +25,7 @@
 
 #include "link_graph.h"
 #include "memory.h"
+#include "unwind.h"
 
 namespace object_loader {
 
@@ -62,7 +63,9 @@ struct Image {
   std::vector<Finalizer> finalizers;             // before __cxa_finalize, in this order
   std::vector<Finalizer> late_finalizers;        // those with a priority: after it
   void* dso_handle = nullptr;                    // null where nothing refers to it
-  void* eh_frame = nullptr;                      // registered with the unwinder, or null
+  AddressRange eh_frame;                         // empty where there is none
+  AddressRange code;
+  UnwindTable unwind_table;
 
   void RunInitializers() const;
   // Runs finalizers, destructors and atexit handlers, as dlclose does.
@@ -81,8 +84,8 @@ class Platform {
   llvm::orc::JITDylib& CreateJITDylib(const std::string& name);
   void RemoveJITDylib(llvm::orc::JITDylib& dylib);
 
-  // Links the graph, all of whose references are bound, into `dylib`. Throws LinkError and
-  // OutOfMemoryError; nothing is left behind then.
+  // Links the graph, all of whose references are bound, into `dylib`. Throws LinkError,
+  // ObjectFormatError and OutOfMemoryError; nothing is left behind then.
   Image Link(llvm::orc::JITDylib& dylib, LoadGraph& load,
              const std::vector<Definition>& definitions);
   // Forgets the image's unwind tables and gives its memory back.

@@ -16,6 +16,7 @@ import pytest
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
 from refusal import Refusal
+from traced import TRACED
 
 ADD = """
 #include "safe_call.h"
@@ -33,6 +34,12 @@ def compile(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
 def add_object(compile: Compiler) -> Path:
     """Return an object that exports ``add``, an addition of two integers."""
     return compile(ADD, name="add")
+
+
+@pytest.fixture(scope="session")
+def traced(compile: Compiler) -> Path:
+    """Return an object that traces 1 when it is loaded and -1 when it is unloaded."""
+    return compile(TRACED, "-O2", "-fPIC", "-DEVENT=1", name="traced")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -33,12 +34,14 @@ CALLS: dict[str, list[tuple[str, tuple[int, ...]]]] = {
     ],
 }
 LEVELS = ["-O0", "-O1", "-O2", "-O3"]
+SECTIONS = ("-ffunction-sections", "-fdata-sections")
 FLAGS: list[tuple[str, ...]] = [
-    *((level, pic) for level in LEVELS for pic in ("-fPIC", "-fPIE")),
-    ("-O0", "-g", "-fPIC"),
-    ("-O2", "-g", "-fPIC"),
-    ("-O2", "-ffunction-sections", "-fdata-sections", "-fPIC"),
-    ("-O3", "-g", "-ffunction-sections"),
+    *((level, "-fPIC") for level in LEVELS),
+    *((level, "-fPIE", *more) for level, more in zip(LEVELS, [("-g",), SECTIONS] * 2, strict=True)),
+    ("-O2", "-g", *SECTIONS, "-fPIC"),
+]
+FLAGS_FOR_C: list[tuple[str, ...]] = [
+    ("-O2",),
     ("-Os", "-fPIC"),
     ("-O2", "-fno-plt", "-fPIC"),
     ("-O2", "-fstack-protector-all", "-fcf-protection=full", "-fPIC"),
@@ -58,8 +61,14 @@ def dlopened_results(compile: Compiler, source: str) -> list[int]:
 
 
 @per_toolchain
-@pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
-@pytest.mark.parametrize("source", list(CALLS))
+@pytest.mark.parametrize(
+    ("source", "flags"),
+    [
+        *itertools.product(CALLS, FLAGS),
+        *itertools.product(["constructs.c"], FLAGS_FOR_C),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
 def test_results_are_those_of_the_dlopened_build(
     session: tol.Session,
     compile: Compiler,

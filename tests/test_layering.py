@@ -14,6 +14,7 @@ LAYERS = [
     "object_file",
     "link_graph",
     "memory",
+    "unwind",
     "platform",
     "session",
     "call_guard",

@@ -60,7 +60,8 @@ def folder(compile: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         compiled = compile(f'#include "safe_call.h"\n{source}\n', name=name)
         shutil.copy(compiled, tmp_path / f"{name}.o")
     for name in ("math_ops", "string_ops"):
-        shutil.copy(compile.cxx((demo / f"{name}.cc").read_text()), tmp_path / f"{name}.o")
+        compiled = compile.cxx((demo / f"{name}.cc").read_text(), name=name)
+        shutil.copy(compiled, tmp_path / f"{name}.o")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

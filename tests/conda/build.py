@@ -3,7 +3,7 @@
 
 usage: build.py WORK   (the folder with channel/; out/ and prefix/ are made there)
 
-Last comes a control, to see that the check of the libraries can fail: without `llvm` in host nothing
+Last comes a control, to see that the check of libraries can fail: without `llvm` in host nothing
 makes the package depend on libLLVM, and its build must end in an overlinking error.
 """
 

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "unwind.h"
+
+#include <llvm/BinaryFormat/Dwarf.h>
+
+#include <cstring>
+#include <map>
+#include <string>
+
+#include "error.h"
+
+// From libgcc_s, or whatever unwinder the process uses.
+extern "C" void __register_frame(void* eh_frame);
+extern "C" void __deregister_frame(void* eh_frame);
+
+namespace object_loader {
+
+namespace {
+
+namespace dwarf = llvm::dwarf;
+
+[[noreturn]] void Fail(const char* what) {
+  throw ObjectFormatError(std::string("malformed .eh_frame: ") + what);
+}
+
+// Reads from memory that ends at `end`.
+class Reader {
+ public:
+  Reader(uint64_t position, uint64_t end) : position_(position), end_(end) {}
+
+  uint64_t position() const { return position_; }
+  bool at_end() const { return position_ == end_; }
+
+  template <typename T>
+  T Read() {
+    if (end_ - position_ < sizeof(T)) Fail("a record is too short");
+    T value;
+    std::memcpy(&value, reinterpret_cast<const void*>(position_), sizeof(T));
+    position_ += sizeof(T);
+    return value;
+  }
+
+  void SkipLEB128() {
+    while (Read<uint8_t>() & 0x80) {
+    }
+  }
+
+  // A pointer or, for `relative` false, a plain number in that format.
+  uint64_t ReadEncoded(uint8_t encoding, bool relative) {
+    uint64_t base = position_;
+    uint64_t value;
+    switch (encoding & 0x0f) {
+      case dwarf::DW_EH_PE_absptr:
+      case dwarf::DW_EH_PE_udata8:
+      case dwarf::DW_EH_PE_sdata8:
+        value = Read<uint64_t>();
+        break;
+      case dwarf::DW_EH_PE_udata4:
+        value = Read<uint32_t>();
+        break;
+      case dwarf::DW_EH_PE_sdata4:
+        value = static_cast<uint64_t>(int64_t{Read<int32_t>()});
+        break;
+      case dwarf::DW_EH_PE_udata2:
+        value = Read<uint16_t>();
+        break;
+      case dwarf::DW_EH_PE_sdata2:
+        value = static_cast<uint64_t>(int64_t{Read<int16_t>()});
+        break;
+      default:
+        Fail("a pointer encoding that is not supported");
+    }
+    if (!relative) return value;
+    switch (encoding & 0x70) {
+      case dwarf::DW_EH_PE_absptr:
+        return value;
+      case dwarf::DW_EH_PE_pcrel:
+        return base + value;
+      default:
+        Fail("a pointer base that is not supported");
+    }
+  }
+
+  Reader Part(uint64_t size) {
+    if (end_ - position_ < size) Fail("a record reaches past the end");
+    Reader part(position_, position_ + size);
+    position_ += size;
+    return part;
+  }
+
+ private:
+  uint64_t position_;
+  uint64_t end_;
+};
+
+// Reads what follows the identifier of a common information entry; returns how its frame
+// descriptions encode pointers.
+uint8_t ReadPointerEncoding(Reader entry) {
+  uint8_t version = entry.Read<uint8_t>();
+  if (version != 1 && version != 3) Fail("a version that is not supported");
+  std::string augmentation;
+  while (char letter = entry.Read<char>()) augmentation += letter;
+  entry.SkipLEB128();  // code alignment factor
+  entry.SkipLEB128();  // data alignment factor
+  version == 1 ? static_cast<void>(entry.Read<uint8_t>()) : entry.SkipLEB128();  // return address
+  uint8_t encoding = dwarf::DW_EH_PE_absptr;
+  if (augmentation.empty()) return encoding;
+  if (augmentation[0] != 'z') Fail("an augmentation that is not supported");
+  entry.SkipLEB128();  // length of what follows
+  for (char letter : augmentation.substr(1)) {
+    switch (letter) {
+      case 'R':
+        encoding = entry.Read<uint8_t>();
+        break;
+      case 'P': {
+        uint8_t personality_encoding = entry.Read<uint8_t>();
+        entry.ReadEncoded(personality_encoding, false);
+        break;
+      }
+      case 'L':
+        entry.Read<uint8_t>();
+        break;
+      case 'S':  // a signal handler's frame
+        break;
+      default:
+        Fail("an augmentation that is not supported");
+    }
+  }
+  return encoding;
+}
+
+void CheckTable(AddressRange table, AddressRange code) {
+  std::map<uint64_t, uint8_t> encodings;  // by the address of the common information entry
+  Reader reader(table.begin, table.end);
+  for (;;) {
+    uint64_t start = reader.position();
+    uint32_t length = reader.Read<uint32_t>();
+    if (length == 0) break;  // the unwinder stops here, too
+    Reader record = reader.Part(length);
+    uint64_t identifier_at = record.position();
+    uint32_t identifier = record.Read<uint32_t>();
+    if (identifier == 0) {
+      encodings[start] = ReadPointerEncoding(record);
+      continue;
+    }
+    auto entry = encodings.find(identifier_at - identifier);
+    if (entry == encodings.end()) Fail("a frame without its common information");
+    uint64_t begin = record.ReadEncoded(entry->second, true);
+    uint64_t size = record.ReadEncoded(entry->second, false);
+    if (begin < code.begin || begin > code.end || size > code.end - begin) {
+      Fail("a frame for code that is not the object's");
+    }
+  }
+  if (!reader.at_end()) Fail("an end mark before the end");
+}
+
+}  // namespace
+
+UnwindTable::UnwindTable(AddressRange table, AddressRange code) {
+  CheckTable(table, code);
+  begin_ = reinterpret_cast<void*>(table.begin);
+  __register_frame(begin_);
+}
+
+UnwindTable::~UnwindTable() {
+  if (begin_) __deregister_frame(begin_);
+}
+
+}  // namespace object_loader

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load mutants of objects until one kills the process: ``load_mutants.py SEED COUNT OBJECT...``.
+
+None of the objects has initializers, so no mutated code runs. What loads is unloaded again, and
+before that an exception is thrown and caught, so that the unwinder reads the mutant's records. The
+number of each mutant is printed before it is loaded, so that the last one printed is the culprit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from pathlib import Path
+
+import tvm_ffi_object_loader as tol
+
+from mutate import mutants
+
+
+def main(seed: int, count: int, thrower: str, *objects: str) -> None:
+    """Load `count` mutants and print how many of them were loaded."""
+    progress = os.open(os.environ["FUZZ_PROGRESS"], os.O_WRONLY | os.O_CREAT, 0o600)
+    session = tol.Session()
+    throw_and_catch = session.load(thrower)["throw_and_catch"]
+    loaded = 0
+    seeds = [Path(name).read_bytes() for name in objects]
+    for number, mutant in enumerate(itertools.islice(mutants(seeds, seed), count)):
+        os.pwrite(progress, b"%d\n" % number, 0)
+        try:
+            dylib = session.load(mutant)
+        except (tol.ObjectLoaderError, MemoryError):
+            continue
+        loaded += 1
+        assert throw_and_catch(1) == 42
+        dylib.close()
+    print(loaded, flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
