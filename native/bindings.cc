@@ -37,8 +37,8 @@ struct PyDylib {
 
 // Paths and symbols are bytes to the system; what is not UTF-8 travels as Python's own paths do.
 nb::object ToStr(const std::string& text) {
-  return nb::steal(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()),
-                                        "surrogateescape"));
+  return nb::steal(
+      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "surrogateescape"));
 }
 
 nb::tuple ToTuple(const std::vector<std::string>& names) {
@@ -73,8 +73,8 @@ void Translate(const std::exception_ptr& pointer, void*) {
     SetError("ObjectLoaderError", error);
   } catch (const FileError& error) {
     // OSError picks the subclass that belongs to the number.
-    nb::object instance = nb::borrow(PyExc_OSError)(error.code, std::strerror(error.code),
-                                                    ToStr(error.path));
+    nb::object instance =
+        nb::borrow(PyExc_OSError)(error.code, std::strerror(error.code), ToStr(error.path));
     PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(instance.ptr())), instance.ptr());
   } catch (const OutOfMemoryError& error) {
     PyErr_SetString(PyExc_MemoryError, error.what());
@@ -148,7 +148,8 @@ void BindDylib(nb::module_& m) {
       .def_prop_ro("name", [](const PyDylib& self) { return self.dylib().name(); })
       .def_prop_ro("closed", [](const PyDylib& self) { return self.dylib().closed(); })
       .def_prop_ro("session", [](const PyDylib& self) { return PySession{self.dylib().session()}; })
-      .def_prop_ro("link_order", [](const PyDylib& self) { return Wrap(LinkOrderOf(*self.module)); })
+      .def_prop_ro("link_order",
+                   [](const PyDylib& self) { return Wrap(LinkOrderOf(*self.module)); })
       .def(
           "load",
           [](const PyDylib& self, nb::sequence objects) {
@@ -158,7 +159,7 @@ void BindDylib(nb::module_& m) {
           },
           "objects"_a,
           nb::sig("def load(self, objects: collections.abc.Sequence[str | "
-                  "collections.abc.Buffer]) -> None"))
+                  "typing_extensions.Buffer]) -> None"))
       .def("functions", [](const PyDylib& self) { return self.dylib().FunctionNames(); })
       .def(
           "lookup",

@@ -16,9 +16,7 @@ namespace {
 
 std::atomic<ThreadRecord*> all_records{nullptr};
 
-int MemoryBarrier(int command) {
-  return static_cast<int>(syscall(__NR_membarrier, command, 0, 0));
-}
+int MemoryBarrier(int command) { return static_cast<int>(syscall(__NR_membarrier, command, 0, 0)); }
 
 // In the child only the forking thread lives on.
 void ForgetOtherThreads();
@@ -97,9 +95,9 @@ bool CallGate::IsInsideOnThisThread() const {
   const ThreadRecord* record = CallScope::this_thread_;
   if (!record) return false;
   // Deeper calls are not told apart by thread: taking them all for this thread's own is safe.
-  return IsInside(*record) || (record->depth.load(std::memory_order_relaxed) >
-                                   ThreadRecord::kMaxDepth &&
-                               deep_calls_.load(std::memory_order_acquire) != 0);
+  return IsInside(*record) ||
+         (record->depth.load(std::memory_order_relaxed) > ThreadRecord::kMaxDepth &&
+          deep_calls_.load(std::memory_order_acquire) != 0);
 }
 
 void CallGate::WaitUntilEmpty() const {
@@ -112,7 +110,7 @@ void CallGate::WaitUntilEmpty() const {
     }
     return false;
   };
-  constexpr long kFirstPause = 1000;      // nanoseconds
+  constexpr long kFirstPause = 1000;       // nanoseconds
   constexpr long kLongestPause = 1000000;  // nanoseconds
   for (long pause = kFirstPause; anybody_inside(); pause = std::min(2 * pause, kLongestPause)) {
     timespec time{0, pause};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// CallGate: lets calls into loaded code through, until it is closed; closing waits for those inside.
+// CallGate: lets calls into loaded code through, until it is closed; closing waits for those
+// inside.
 //
 // A call must cost next to nothing and take no lock, while closing is rare and may be slow. So each
 // thread notes the gates that it is inside of in a record of its own, with plain stores, and

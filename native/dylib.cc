@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -220,8 +221,7 @@ std::vector<Definition> Dylib::Bind(LoadGraph& load) const {
 // to it. This thread has the turn, so the table does not change meanwhile.
 std::vector<Definition> Dylib::BindDefinitions(LoadGraph& load) const {
   std::vector<Definition> definitions;
-  std::vector<std::string> duplicates;
-  std::string message;
+  std::map<std::string, std::string> duplicates;  // symbol -> message
   for (const Definition& definition : load.Definitions()) {
     const SymbolStringPtr& name = definition.symbol->getName();
     if (IsSupportSymbol(*name)) {
@@ -235,17 +235,17 @@ std::vector<Definition> Dylib::BindDefinitions(LoadGraph& load) const {
     } else if (definition.weak) {
       load.Override(definition, known->second.address);
     } else {
-      duplicates.push_back(std::string(*name));
-      message += (message.empty() ? "" : "\n") + load.name() + ": duplicate symbol " +
-                 Demangled(duplicates.back()) + ": dylib '" + name_ + "' already " +
-                 (known->second.weak
-                      ? "uses a weak definition of it; load the two objects together, strong "
-                        "before weak is decided then"
-                      : "defines it; load this object into another dylib, or make the symbol "
-                        "static or weak");
+      std::string symbol(*name);
+      duplicates[symbol] =
+          load.name() + ": duplicate symbol " + Demangled(symbol) + ": dylib '" + name_ +
+          "' already " +
+          (known->second.weak ? "uses a weak definition of it; load the two objects together, "
+                                "where the strong one is chosen"
+                              : "defines it; load this object into another dylib, or make the "
+                                "symbol static or weak");
     }
   }
-  if (!duplicates.empty()) throw DuplicateSymbolError(message, std::move(duplicates));
+  if (!duplicates.empty()) ThrowDuplicates(duplicates);
   return definitions;
 }
 
@@ -279,12 +279,12 @@ void Dylib::BindReferences(LoadGraph& load) const {
   std::sort(missing.begin(), missing.end());
   std::string objects;
   for (size_t user : users) objects += (objects.empty() ? "" : ", ") + load.object_name(user);
-  throw UndefinedSymbolError(
-      objects + ": undefined symbol" + (missing.size() == 1 ? "" : "s") + ":" + message +
-          "\nNeither dylib '" + name_ + "' nor its link order nor the process defines " +
-          (missing.size() == 1 ? "it" : "them") +
-          ": load the object that does together with this one, or put its dylib into link_order",
-      std::move(missing));
+  bool one = missing.size() == 1;
+  message = objects + ": undefined symbol" + (one ? "" : "s") + ":" + message +
+            "\nNeither dylib '" + name_ + "' nor its link order nor the process defines " +
+            (one ? "it" : "them") +
+            ": load the object that does together with this one, or put its dylib into link_order";
+  throw UndefinedSymbolError(message, std::move(missing));
 }
 
 ExecutorAddr Dylib::FindExported(const SymbolStringPtr& name) const {
@@ -344,8 +344,9 @@ void* Dylib::GetFunction(const std::string& name) const {
     hidden = symbols_.count(session_->platform().names()->intern(kFunctionPrefix + name));
   }
   if (hidden) {
-    message += ": its symbol is hidden; compile without -fvisibility=hidden, or mark it "
-               "TVM_FFI_DLL_EXPORT";
+    message +=
+        ": its symbol is hidden; compile without -fvisibility=hidden, or mark it "
+        "TVM_FFI_DLL_EXPORT";
   } else if (names.empty()) {
     message += "; it exports none (export one with TVM_FFI_DLL_EXPORT_TYPED_FUNC)";
   } else {
@@ -370,15 +371,15 @@ void* Dylib::Lookup(const std::string& symbol) const {
     address = link->dylib->FindSymbol(symbol);
   }
   if (address) return address;
-  throw UndefinedSymbolError("neither dylib '" + name_ + "' nor its link order defines symbol " +
-                                 Demangled(symbol),
-                             {symbol});
+  throw UndefinedSymbolError(
+      "neither dylib '" + name_ + "' nor its link order defines symbol " + Demangled(symbol),
+      {symbol});
 }
 
 std::string Dylib::ClosedMessage() const {
-  return session_->closed() ? "session '" + session_->name() + "' is closed, and its dylib '" +
-                                  name_ + "' with it"
-                            : "dylib '" + name_ + "' is closed";
+  return session_->closed()
+             ? "session '" + session_->name() + "' is closed, and its dylib '" + name_ + "' with it"
+             : "dylib '" + name_ + "' is closed";
 }
 
 void Dylib::ThrowIfClosed() const {

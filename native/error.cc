@@ -6,6 +6,16 @@
 
 namespace object_loader {
 
+void ThrowDuplicates(const std::map<std::string, std::string>& duplicates) {
+  std::string text;
+  std::vector<std::string> symbols;
+  for (const auto& [symbol, message] : duplicates) {
+    text += (text.empty() ? "" : "\n") + message;
+    symbols.push_back(symbol);
+  }
+  throw DuplicateSymbolError(text, std::move(symbols));
+}
+
 std::string Message(llvm::Error error) {
   std::string text;
   llvm::handleAllErrors(std::move(error), [&](const llvm::ErrorInfoBase& info) {

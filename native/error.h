@@ -9,6 +9,7 @@
 #ifndef OBJECT_LOADER_ERROR_H_
 #define OBJECT_LOADER_ERROR_H_
 
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -76,6 +77,9 @@ class OutOfMemoryError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
+
+// Throws one DuplicateSymbolError for all of them: symbol -> its message.
+[[noreturn]] void ThrowDuplicates(const std::map<std::string, std::string>& duplicates);
 
 // The text of `error`, which is consumed; several causes are joined by "; ".
 std::string Message(llvm::Error error);

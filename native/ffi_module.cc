@@ -91,8 +91,8 @@ ffi::Module BuildImports(const char* binary, const ffi::Module& library, bool li
     if (library_has_its_own && modules[i].same_as(library)) continue;
     for (uint64_t child = indptr[i]; child < indptr[i + 1]; ++child) {
       if (child >= child_indices.size() || child_indices[child] >= modules.size()) {
-        TVM_FFI_THROW(RuntimeError) << ffi::symbol::tvm_ffi_library_bin
-                                    << " names a module that it does not hold";
+        TVM_FFI_THROW(RuntimeError)
+            << ffi::symbol::tvm_ffi_library_bin << " names a module that it does not hold";
       }
       modules[i]->ImportModule(modules[child_indices[child]]);
     }

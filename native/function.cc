@@ -274,8 +274,7 @@ bool MakeFastFunctionType() {
                       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL, slots};
   PyObject* bases = PyTuple_Pack(1, types.function);
   if (!bases) return false;
-  fast_function_type =
-      reinterpret_cast<PyTypeObject*>(PyType_FromSpecWithBases(&spec, bases));
+  fast_function_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpecWithBases(&spec, bases));
   Py_DECREF(bases);
   return fast_function_type != nullptr;
 }

@@ -4,8 +4,8 @@
 //
 // A function becomes an instance of a subclass of tvm_ffi.Function with a vectorcall slot: it packs
 // exact int, float, bool, None, str, bytes and tvm-ffi's own objects itself, calls the loaded code
-// through its gate, and unpacks numbers. Whatever else there is, arguments of other types, keywords,
-// objects returned, errors raised, is left to tvm_ffi.Function, so it is the same there.
+// through its gate, and unpacks numbers. Whatever else there is, arguments of other types,
+// keywords, objects returned, errors raised, is left to tvm_ffi.Function, so it is the same there.
 //
 // Lifetime: such an instance owns a reference to the tvm-ffi function like any other instance of
 // its base. Everything in this file needs the GIL.

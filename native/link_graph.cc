@@ -5,6 +5,7 @@
 #include <llvm/ExecutionEngine/JITLink/ELF_x86_64.h>
 #include <llvm/ExecutionEngine/JITLink/x86_64.h>
 
+#include <map>
 #include <utility>
 
 #include "error.h"
@@ -15,8 +16,8 @@ namespace {
 
 using llvm::StringRef;
 using llvm::jitlink::Block;
-using llvm::jitlink::LinkGraph;
 using llvm::jitlink::Linkage;
+using llvm::jitlink::LinkGraph;
 using llvm::jitlink::Scope;
 using llvm::jitlink::Section;
 using llvm::jitlink::Symbol;
@@ -64,9 +65,9 @@ class Merger {
       symbols[symbol] = &Refer(*symbol, object_index);
     }
     for (Symbol* symbol : source.absolute_symbols()) {
-      symbols[symbol] = &target_.addAbsoluteSymbol(
-          target_.allocateName(*symbol->getName()), symbol->getAddress(), symbol->getSize(),
-          symbol->getLinkage(), Scope::Local, false);
+      symbols[symbol] =
+          &target_.addAbsoluteSymbol(target_.allocateName(*symbol->getName()), symbol->getAddress(),
+                                     symbol->getSize(), symbol->getLinkage(), Scope::Local, false);
     }
     for (auto& [from, to] : blocks) {
       for (const auto& edge : from->edges()) {
@@ -117,9 +118,9 @@ class Merger {
                                         symbol.isCallable(), false);
     }
     if (!IsGlobal(symbol)) {
-      return target_.addDefinedSymbol(block, symbol.getOffset(), symbol.getName(),
-                                      symbol.getSize(), symbol.getLinkage(), Scope::Local,
-                                      symbol.isCallable(), false);
+      return target_.addDefinedSymbol(block, symbol.getOffset(), symbol.getName(), symbol.getSize(),
+                                      symbol.getLinkage(), Scope::Local, symbol.isCallable(),
+                                      false);
     }
     // JITLink's name for the section of common symbols, which it makes weak.
     bool common = symbol.getSection().getName() == "common" && block.isZeroFill();
@@ -161,9 +162,8 @@ class Merger {
   Symbol& Refer(const Symbol& symbol, size_t object_index) {
     auto [entry, is_new] = globals_.try_emplace(*symbol.getName());
     if (is_new) {
-      entry->second = {
-          &target_.addExternalSymbol(symbol.getName(), 0, symbol.isWeaklyReferenced()),
-          object_index, false};
+      entry->second = {&target_.addExternalSymbol(symbol.getName(), 0, symbol.isWeaklyReferenced()),
+                       object_index, false};
       used_by_[entry->second.symbol] = object_index;
     } else if (entry->second.symbol->isExternal() && !symbol.isWeaklyReferenced()) {
       entry->second.symbol->setWeaklyReferenced(false);
@@ -202,17 +202,12 @@ LoadGraph::LoadGraph(std::vector<ObjectFile>& objects,
   for (size_t i = 0; i < parsed.size(); ++i) {
     merger.Add(*parsed[i], i);
   }
-  if (!merger.duplicates().empty()) {
-    std::string message;
-    std::vector<std::string> symbols;
-    for (const auto& [symbol, where] : merger.duplicates()) {
-      message += (message.empty() ? "" : "\n") + std::string("duplicate symbol ") +
-                 Demangled(symbol) + ": defined in " + object_names_[where.first] + " and in " +
-                 object_names_[where.second];
-      symbols.push_back(symbol);
-    }
-    throw DuplicateSymbolError(message, std::move(symbols));
+  std::map<std::string, std::string> duplicates;  // symbol -> message
+  for (const auto& [symbol, where] : merger.duplicates()) {
+    duplicates[symbol] = "duplicate symbol " + Demangled(symbol) + ": defined in " +
+                         object_names_[where.first] + " and in " + object_names_[where.second];
   }
+  if (!duplicates.empty()) ThrowDuplicates(duplicates);
   for (size_t i = 0; i < objects.size(); ++i) {
     for (const auto& symbol : objects[i].absolute_symbols()) DefineAbsolute(symbol, i);
   }
@@ -228,8 +223,7 @@ void LoadGraph::DefineAbsolute(const ObjectFile::AbsoluteSymbol& symbol, size_t 
   }
   if (symbol.weak) return;
   throw DuplicateSymbolError("duplicate symbol " + Demangled(symbol.name) + ": defined in " +
-                                 object_names_[object_index] +
-                                 " and in another object of the load",
+                                 object_names_[object_index] + " and in another object of the load",
                              {symbol.name});
 }
 
@@ -237,8 +231,8 @@ std::vector<Definition> LoadGraph::Definitions() {
   std::vector<Definition> definitions;
   for (Symbol* symbol : graph_->defined_symbols()) {
     if (!IsGlobal(*symbol)) continue;
-    definitions.push_back({symbol, symbol->getLinkage() == Linkage::Weak,
-                           symbol->getScope() == Scope::Default});
+    definitions.push_back(
+        {symbol, symbol->getLinkage() == Linkage::Weak, symbol->getScope() == Scope::Default});
   }
   for (Symbol* symbol : graph_->absolute_symbols()) {
     if (IsGlobal(*symbol)) {
@@ -261,8 +255,8 @@ std::vector<Reference> LoadGraph::References() {
 
 void LoadGraph::DefineDsoHandle(const Reference& reference) {
   // As in GCC's crtbeginS.o: a pointer-sized object that holds its own address.
-  Section& section = graph_->createSection(
-      ".data.__dso_handle", llvm::orc::MemProt::Read | llvm::orc::MemProt::Write);
+  Section& section = graph_->createSection(".data.__dso_handle",
+                                           llvm::orc::MemProt::Read | llvm::orc::MemProt::Write);
   Block& block = graph_->createMutableContentBlock(section, 8, ExecutorAddr(), 8, 0);
   graph_->makeDefined(*reference.symbol, block, 0, 8, Linkage::Strong, Scope::Local, true);
   block.addEdge(llvm::jitlink::x86_64::Pointer64, 0, *reference.symbol, 0);
@@ -291,8 +285,8 @@ llvm::Error BindSectionBounds(LinkGraph& graph) {
     StringRef name = *symbol->getName();
     if (Section* section = SectionOfBound(graph, name)) {
       llvm::jitlink::SectionRange range(*section);
-      bounds.push_back({symbol, name.starts_with(kStartPrefix) ? range.getStart()
-                                                               : range.getEnd()});
+      bounds.push_back(
+          {symbol, name.starts_with(kStartPrefix) ? range.getStart() : range.getEnd()});
     }
   }
   for (auto& [symbol, address] : bounds) graph.makeAbsolute(*symbol, address);

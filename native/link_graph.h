@@ -31,8 +31,8 @@ struct Definition {
 // A global symbol that the load needs from elsewhere.
 struct Reference {
   llvm::jitlink::Symbol* symbol;
-  bool weak;          // may stay undefined; its address is then 0
-  size_t used_by;     // index of the first object that refers to it
+  bool weak;       // may stay undefined; its address is then 0
+  size_t used_by;  // index of the first object that refers to it
 };
 
 class LoadGraph {

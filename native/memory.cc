@@ -55,7 +55,8 @@ int AnonymousFile(uint64_t size) {
 #define MFD_EXEC 0x0010U
 #endif
   int file = memfd_create("object_loader", MFD_CLOEXEC | MFD_EXEC);
-  if (file < 0 && errno == EINVAL) file = memfd_create("object_loader", MFD_CLOEXEC);  // Linux < 6.3
+  if (file < 0 && errno == EINVAL)
+    file = memfd_create("object_loader", MFD_CLOEXEC);  // Linux < 6.3
   if (file >= 0 && ftruncate(file, static_cast<off_t>(size)) != 0) {
     close(file);
     file = -1;
@@ -282,8 +283,8 @@ class MemoryPool::InFlight : public JITLinkMemoryManager::InFlightAlloc {
 };
 
 MemoryPool::MemoryPool() {
-  static const int registered = pthread_atfork(
-      nullptr, [] { fork_count.fetch_add(1); }, [] { fork_count.fetch_add(1); });
+  static const int registered =
+      pthread_atfork(nullptr, [] { fork_count.fetch_add(1); }, [] { fork_count.fetch_add(1); });
   static_cast<void>(registered);
 }
 
@@ -333,9 +334,8 @@ void MemoryPool::Give(const Allocation& allocation) {
   allocation.arena->Give(allocation.pieces);
   // One empty arena is kept for the next load.
   if (!allocation.arena->empty() || (arenas_.size() == 1 && !allocation.arena->frozen())) return;
-  arenas_.erase(std::find_if(arenas_.begin(), arenas_.end(), [&](const auto& arena) {
-    return arena.get() == allocation.arena;
-  }));
+  arenas_.erase(std::find_if(arenas_.begin(), arenas_.end(),
+                             [&](const auto& arena) { return arena.get() == allocation.arena; }));
 }
 
 void MemoryPool::allocate(const jitlink::JITLinkDylib*, jitlink::LinkGraph& graph,
@@ -379,8 +379,8 @@ void MemoryPool::allocate(const jitlink::JITLinkDylib*, jitlink::LinkGraph& grap
     segment.WorkingMem = allocation->arena->writable(area, offset);
     // Zeros that nobody has written over yet are left alone: a large .bss costs no memory.
     uint64_t zeros = offset + segment.ContentSize;
-    uint64_t zeros_end = std::min(zeros + segment.ZeroFillSize,
-                                  std::max(zeros, allocation->fresh[area]));
+    uint64_t zeros_end =
+        std::min(zeros + segment.ZeroFillSize, std::max(zeros, allocation->fresh[area]));
     std::memset(segment.WorkingMem + segment.ContentSize, 0, zeros_end - zeros);
     used[area] += segment.ContentSize + segment.ZeroFillSize;
   }

@@ -144,8 +144,8 @@ class FileDescriptor {
 
 std::unique_ptr<llvm::WritableMemoryBuffer> NewBuffer(size_t size, const std::string& name) {
   auto buffer = llvm::WritableMemoryBuffer::getNewUninitMemBuffer(size, name);
-  if (!buffer) throw OutOfMemoryError("no memory for the " + std::to_string(size) +
-                                      " bytes of " + name);
+  if (!buffer)
+    throw OutOfMemoryError("no memory for the " + std::to_string(size) + " bytes of " + name);
   return buffer;
 }
 
@@ -194,7 +194,9 @@ void ObjectFile::Identify() const {
   if (content.empty()) Fail("is empty, not an object");
   llvm::file_magic magic = llvm::identify_magic(content);
   if (const char* kind = KindOf(magic)) Fail(std::string("is ") + kind);
-  if (!content.starts_with(StringRef("\x7f" "ELF", 4))) {
+  if (!content.starts_with(StringRef("\x7f"
+                                     "ELF",
+                                     4))) {
     Fail("is not an object file (it does not begin with an ELF header)");
   }
   if (content.size() < sizeof(Elf::Ehdr)) {
@@ -206,8 +208,7 @@ void ObjectFile::Identify() const {
   }
   if (header->e_ident[ELF::EI_CLASS] != ELF::ELFCLASS64) {
     // e_machine lies at the same place in both classes.
-    Fail("is a 32-bit object for " + MachineName(header->e_machine) +
-         "; this process runs x86-64");
+    Fail("is a 32-bit object for " + MachineName(header->e_machine) + "; this process runs x86-64");
   }
   if (header->e_machine != ELF::EM_X86_64) {
     Fail("is an object for " + MachineName(header->e_machine) + "; this process runs x86-64");

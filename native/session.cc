@@ -91,14 +91,10 @@ void Session::ReleaseDeferred() {
 
 std::map<std::string, uint64_t> Session::Stats() {
   MemoryPool::Usage usage = platform_.memory().usage();
-  return {{"dylibs", Members().size()},
-          {"objects", objects},
-          {"symbols", symbols},
-          {"loads", loads},
-          {"bytes_code", usage.code},
-          {"bytes_constants", usage.constants},
-          {"bytes_data", usage.data},
-          {"bytes_reserved", usage.reserved}};
+  return {{"dylibs", Members().size()}, {"objects", objects},
+          {"symbols", symbols},         {"loads", loads},
+          {"bytes_code", usage.code},   {"bytes_constants", usage.constants},
+          {"bytes_data", usage.data},   {"bytes_reserved", usage.reserved}};
 }
 
 }  // namespace object_loader

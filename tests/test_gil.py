@@ -17,7 +17,7 @@ from conftest import RunScript
 
 def test_linking_releases_the_gil(session: tol.Session, compile: Compiler) -> None:
     source = "".join(
-        f"int data_{n} = {n};\nint f_{n}(void) {{ return data_{n}; }}\n" for n in range(4000)
+        f"int data_{n} = {n};\nint f_{n}(void) {{ return data_{n}; }}\n" for n in range(500)
     )
     content = compile(source, "-O0", "-fPIC").read_bytes()
     ticks = 0

@@ -75,7 +75,7 @@ def _load_and_call(session: Session, compile_: Sequence[str], source: Path, fold
     dylib = _timed(
         "load",
         lambda: session.load(object_file, name=name),
-        lambda loaded: f"{object_file.name}: {len(loaded.functions)} functions",
+        lambda loaded: f"{object_file.name}: {len(loaded.functions)} functions, initialized",
     )
     function = _timed("look up", lambda: dylib.get_function(function_name), lambda _: function_name)
     for step in ("call", "again"):

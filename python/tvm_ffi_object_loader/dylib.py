@@ -326,4 +326,4 @@ class Dylib:
         except SessionClosedError:  # by another thread, a moment ago
             return f"{head}, closed>"
         shown = ", ".join(functions[:4]) + (", ..." if len(functions) > 4 else "")
-        return f"{head}, {len(functions)} functions{': ' if shown else ''}{shown}>"
+        return f"{head}, {len(functions)} function(s){': ' if shown else ''}{shown}>"

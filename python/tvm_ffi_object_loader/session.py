@@ -300,7 +300,7 @@ class Session:
         """Show the name and the number of live dylibs."""
         if self.closed:
             return f"<Session {self.name!r}, closed>"
-        return f"<Session {self.name!r}, {len(self.dylibs)} dylibs>"
+        return f"<Session {self.name!r}, {len(self.dylibs)} dylib(s)>"
 
 
 class _DefaultSession(Session):
