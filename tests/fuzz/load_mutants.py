@@ -13,9 +13,9 @@ import os
 import sys
 from pathlib import Path
 
-import tvm_ffi_object_loader as tol
-
 from mutate import mutants
+
+import tvm_ffi_object_loader as tol
 
 
 def main(seed: int, count: int, thrower: str, *objects: str) -> None:
