@@ -2,8 +2,8 @@
 //
 // Platform: the ORC stack of one session, and what it takes from the operating system.
 //
-// The stack is an ExecutionSession with an ObjectLinkingLayer over the session's MemoryPool: no
-// LLJIT, no code generator, no ORC runtime. One load is one materialization: its graph defines a
+// The stack is an ExecutionSession with its JITDylibs, and JITLink over the session's MemoryPool:
+// no LLJIT, no code generator, no ORC runtime. One load is one materialization, which defines a
 // single symbol, the load's name, so ORC tracks the load's memory and nothing else. (Handing ORC
 // every symbol costs most of a load, and in LLVM 22 grows faster than their number:
 // llvm/llvm-project#179611.)
@@ -14,7 +14,6 @@
 #define OBJECT_LOADER_PLATFORM_H_
 
 #include <llvm/ExecutionEngine/Orc/Core.h>
-#include <llvm/ExecutionEngine/Orc/ObjectLinkingLayer.h>
 
 #include <atomic>
 #include <cstdint>
@@ -23,9 +22,9 @@
 #include <string>
 #include <vector>
 
+#include "image.h"
 #include "link_graph.h"
 #include "memory.h"
-#include "unwind.h"
 
 namespace object_loader {
 
@@ -52,24 +51,26 @@ class ProcessSymbols {
   void* tvm_ffi_ = nullptr;
 };
 
-// A load in memory: linked, protected, not yet initialized.
-struct Image {
-  using Initializer = void (*)(int, char**, char**);
-  using Finalizer = void (*)();
+// Gives a load's memory back when ORC removes the load's tracker.
+class LoadMemory : public llvm::orc::ResourceManager {
+ public:
+  MemoryPool& pool() { return pool_; }
 
-  llvm::orc::ResourceTrackerSP tracker;          // removing it gives the memory back
-  std::vector<llvm::orc::ExecutorAddr> defined;  // in the order of the definitions given to Link
-  std::vector<Initializer> initializers;         // in the order in which they run
-  std::vector<Finalizer> finalizers;             // before __cxa_finalize, in this order
-  std::vector<Finalizer> late_finalizers;        // those with a priority: after it
-  void* dso_handle = nullptr;                    // null where nothing refers to it
-  AddressRange eh_frame;                         // empty where there is none
-  AddressRange code;
-  UnwindTable unwind_table;
+  llvm::Error Record(llvm::orc::MaterializationResponsibility& responsibility,
+                     llvm::jitlink::JITLinkMemoryManager::FinalizedAlloc allocation);
 
-  void RunInitializers() const;
-  // Runs finalizers, destructors and atexit handlers, as dlclose does.
-  void RunFinalizers() const;
+  llvm::Error handleRemoveResources(llvm::orc::JITDylib& dylib,
+                                    llvm::orc::ResourceKey key) override;
+  // Trackers are never merged.
+  void handleTransferResources(llvm::orc::JITDylib&, llvm::orc::ResourceKey,
+                               llvm::orc::ResourceKey) override {}
+
+ private:
+  MemoryPool pool_;
+  std::mutex mutex_;
+  // One load, one tracker, one allocation.
+  llvm::DenseMap<llvm::orc::ResourceKey, llvm::jitlink::JITLinkMemoryManager::FinalizedAlloc>
+      allocations_;
 };
 
 class Platform {
@@ -79,7 +80,7 @@ class Platform {
 
   std::shared_ptr<llvm::orc::SymbolStringPool> names() { return names_; }
   ProcessSymbols& process_symbols() { return process_symbols_; }
-  MemoryPool& memory() { return memory_; }
+  MemoryPool& memory() { return memory_.pool(); }
 
   llvm::orc::JITDylib& CreateJITDylib(const std::string& name);
   void RemoveJITDylib(llvm::orc::JITDylib& dylib);
@@ -94,9 +95,8 @@ class Platform {
  private:
   std::shared_ptr<llvm::orc::SymbolStringPool> names_;
   ProcessSymbols process_symbols_;
-  MemoryPool memory_;
+  LoadMemory memory_;
   llvm::orc::ExecutionSession session_;
-  llvm::orc::ObjectLinkingLayer layer_;
   std::atomic<uint64_t> loads_{0};
   std::atomic<uint64_t> live_dylibs_{0};
   std::atomic<uint64_t> removed_dylibs_{0};  // since the last sweep of names_

@@ -15,6 +15,7 @@ LAYERS = [
     "link_graph",
     "memory",
     "unwind",
+    "image",
     "platform",
     "session",
     "call_guard",

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is to be reached, and the loose bounds that fail a ``--quick`` round.
+
+A ratio is this package's figure divided by the other's, measured in the same rounds; smaller is
+better. The loose bounds only catch a collapse: machines are noisy and a quick round is short.
+``bench/callgrind.py`` counts instructions, and `CALLGRIND` bounds them tightly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.peers import DLOPEN, PEER
+
+LINKED = "cc -shared + dlopen"
+PEER_WHEEL = f"{PEER} 0.1.3, wheel on PyPI"
+PEER_WHEEL_BYTES = 15_966_993.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """One line of the table of targets.
+
+    Parameters
+    ----------
+    title
+        What is measured.
+    rows
+        The rows it is judged by; the worst of them counts.
+    against
+        The competitor whose figure the ratio is over.
+    reach
+        Largest ratio at which the target is reached.
+    loose
+        Largest ratio at which a ``--quick`` round passes.
+    bound
+        What bounds it, where it is beyond reach; the report shows it.
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    against: str
+    reach: float
+    loose: float
+    bound: str = ""
+
+
+SCALARS = ("int", "float", "bool", "none")
+TARGETS = (
+    Target(
+        "call with int/float/bool/None, GIL released",
+        tuple(f"call/{kind}/released" for kind in SCALARS),
+        *(DLOPEN, 0.5, 1.3),
+    ),
+    Target(
+        "call with int/float/bool/None, GIL kept",
+        tuple(f"call/{kind}/kept" for kind in SCALARS),
+        *(DLOPEN, 0.35, 1.3),
+    ),
+    Target(
+        "call with str, bytes, tvm_ffi.Tensor, FFI object",
+        tuple(f"call/{kind}/released" for kind in ("str", "bytes", "tensor", "object")),
+        *(DLOPEN, 0.75, 1.3),
+    ),
+    Target(
+        "call with a NumPy or PyTorch array",
+        ("call/numpy/released", "call/torch/released"),
+        *(DLOPEN, 1.0, 1.3),
+    ),
+    Target("load + look up + first call, C object", ("load/c",), DLOPEN, 1.0, 2.0),
+    Target("load + look up + first call, C++ object", ("load/cpp",), PEER, 0.6, 1.2),
+    Target("load + look up + first call, C++ object", ("link/cpp",), LINKED, 0.01, 0.03),
+    Target("one object, 3,200 function sections", ("load/sections",), PEER, 0.5, 1.0),
+    Target("one object, 3,200 function sections", ("llvm/sections",), "LLVM 23", 1.5, 3.0),
+    Target("1,000 C++ objects, 2 threads", ("threads/cpp",), "1 thread", 0.6, 1.2),
+    Target("new session", ("session/new",), PEER, 0.02, 0.1),
+    Target("import, beyond import tvm_ffi", ("import/time",), PEER, 0.5, 1.5),
+    Target("resident memory a module", ("memory/c", "memory/cpp"), PEER, 0.5, 1.0),
+    Target("wheel size", ("size/wheel",), PEER_WHEEL, 0.15, 0.5),
+    Target("time a load, last 1,000 of 50,000", ("long/cpp",), "first 1,000", 1.05, 2.0),
+)
+
+# Instructions of one operation, this package's divided by another's: operation -> the other, and
+# the largest ratio. Loads are bounded against the peer: much of dlopen's work is the kernel's,
+# which callgrind does not see.
+CALLGRIND = {"call": (DLOPEN, 1.1), "load_c": (PEER, 0.7), "load_cpp": (PEER, 0.65)}
+
+
+def judged(
+    target: Target, rows: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, dict[str, float]] | None:
+    """Find the row that decides a target.
+
+    Parameters
+    ----------
+    target
+        The target.
+    rows
+        Row key -> record, as `bench.interleave.Row.record` makes them.
+
+    Returns
+    -------
+    tuple or None
+        The key of the row with the worst ratio, and that ratio's spread; None if none was measured.
+    """
+    measured = [
+        (key, dict(rows[key]["ratios"][target.against]))
+        for key in target.rows
+        if key in rows and target.against in rows[key]["ratios"]
+    ]
+    return max(measured, key=lambda pair: pair[1]["median"], default=None)

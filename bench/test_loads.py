@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load + look up + first call: of small and large objects, against loaders and against linkers."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import objects, peers, probe
+from bench.interleave import Measure, Sampler, operation_sampler
+
+SIZES = tuple(2**power for power in range(10, 25, 2))
+COUNTS = (1, 10, 100, 1000, 10_000)
+
+
+def loads(obj: Path, names: Sequence[str] = tuple(peers.LOADERS)) -> dict[str, Sampler | str]:
+    """Return a sampler of each loader's load + look up + first call of one object."""
+    return {name: load_sampler(name, obj) for name in names}
+
+
+def load_sampler(name: str, obj: Path) -> Sampler | str:
+    """Return the sampler of one loader, or why there is none."""
+    opened = peers.LOADERS[name]()
+    if isinstance(opened, str):
+        return opened
+    path = opened.path(obj)
+
+    def load() -> Any:
+        kept = opened.load(path)
+        assert kept[-1](1, 2) == 3
+        return kept
+
+    try:
+        return operation_sampler(load, opened.release)
+    except Exception as error:
+        if name == peers.OURS:
+            raise
+        return f"failed: {type(error).__name__}: {error}"[:300]
+
+
+@pytest.mark.parametrize("language", ["c", "cpp"])
+def test_load(measure: Measure, language: str) -> None:
+    """Load an object with one function."""
+    obj = objects.c_object() if language == "c" else objects.cpp_object()
+    measure(f"load/{language}", loads(obj), rounds=300)
+
+
+def test_load_sections(measure: Measure) -> None:
+    """Load an object with 3,200 sections of a function each."""
+    measure("load/sections", loads(objects.sections_object(3200)), rounds=50)
+
+
+@pytest.mark.parametrize("language", ["c", "cpp"])
+def test_link(measure: Measure, tmp_path: Path, language: str) -> None:
+    """Link a shared library and dlopen it, with each linker."""
+    obj = objects.c_object() if language == "c" else objects.cpp_object()
+    opened = probe.loader(peers.DLOPEN)
+    serial = itertools.count()
+
+    def link(flags: Sequence[str]) -> Any:
+        output = tmp_path / f"{next(serial)}.so"
+        objects.run(objects.link_command(obj, output, *flags))
+        kept = opened.load(str(output))
+        assert kept[-1](1, 2) == 3
+        return kept
+
+    competitors: dict[str, Sampler | str] = {peers.OURS: load_sampler(peers.OURS, obj)}
+    for name, flags in objects.linkers().items():
+        competitors[name] = (
+            flags
+            if isinstance(flags, str)
+            else operation_sampler(functools.partial(link, flags), most=1)
+        )
+    measure(f"link/{language}", competitors, rounds=30)
+
+
+def test_llvm_versions(measure: Measure, request: pytest.FixtureRequest) -> None:
+    """Load 3,200 sections with this package built on another LLVM, given by --other-python."""
+    other = request.config.getoption("--other-python")
+    obj = objects.sections_object(3200)
+    if not other or isinstance(peers.imported("tvm_ffi_object_loader"), str):
+        reason = "no --other-python given" if not other else "not installed"
+        absent: dict[str, Sampler | str] = {"LLVM 22": reason, "LLVM 23": reason}
+        measure("llvm/sections", absent, rounds=1, subject="LLVM 22")
+        return
+
+    def median(python: str) -> Callable[[], float]:
+        return lambda: sorted(probe.ask("load_times", obj, 9, python=python))[4]
+
+    builds = {f"LLVM {probe.ask('llvm').partition('.')[0]}": median(sys.executable)}
+    builds[f"LLVM {probe.ask('llvm', python=other).partition('.')[0]}"] = median(other)
+    measure("llvm/sections", builds, rounds=15, subject="LLVM 22", warm_up=False)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_object_size(measure: Measure, size: int) -> None:
+    """Load objects of growing size."""
+    obj = objects.sized_object(size)
+    names = (peers.OURS, peers.DLOPEN, peers.PEER)
+    measure(f"growth/size/{size}", loads(obj, names), rounds=60, curve="size", x=size)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_symbols(measure: Measure, count: int) -> None:
+    """Load objects with a growing number of global symbols."""
+    obj = objects.symbols_object(count)
+    names = (peers.OURS, peers.DLOPEN, peers.PEER)
+    rounds = 60 if count <= 1000 else 20
+    measure(f"growth/symbols/{count}", loads(obj, names), rounds=rounds, curve="symbols", x=count)

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Image: what linking one load gave, and the functions that run when it comes and goes.
+//
+// Which of an object's sections hold initializers and finalizers, and in which order a shared
+// library runs them: gABI chapter 5 and GNU ld's default script for -shared.
+#ifndef OBJECT_LOADER_IMAGE_H_
+#define OBJECT_LOADER_IMAGE_H_
+
+#include <llvm/ExecutionEngine/Orc/Core.h>
+
+#include <vector>
+
+#include "link_graph.h"
+#include "unwind.h"
+
+namespace object_loader {
+
+struct Image {
+  using Initializer = void (*)(int, char**, char**);
+  using Finalizer = void (*)();
+
+  llvm::orc::ResourceTrackerSP tracker;          // removing it gives the memory back
+  std::vector<llvm::orc::ExecutorAddr> defined;  // in the order of the definitions given to Collect
+  std::vector<Initializer> initializers;         // in the order in which they run
+  std::vector<Finalizer> finalizers;             // before __cxa_finalize, in this order
+  std::vector<Finalizer> late_finalizers;        // those with a priority: after it
+  void* dso_handle = nullptr;                    // null where nothing refers to it
+  AddressRange eh_frame;                         // empty where there is none
+  AddressRange code;
+  UnwindTable unwind_table;
+
+  // Fills in what a graph with its final addresses and content says.
+  void Collect(llvm::jitlink::LinkGraph& graph, const std::vector<Definition>& definitions);
+
+  void RunInitializers() const;
+  // Runs finalizers, destructors and atexit handlers, as dlclose does.
+  void RunFinalizers() const;
+};
+
+// Keeps from being pruned what is reached only by its place: arrays of functions, and sections
+// whose bounds are referred to.
+void KeepAlive(llvm::jitlink::LinkGraph& graph);
+
+// Unwinders read .eh_frame from record to record and take four zero bytes for its end. The records
+// must therefore lie without gaps, also where pruning has removed one that kept the next aligned.
+llvm::Error PackEHFrame(llvm::jitlink::LinkGraph& graph);
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_IMAGE_H_
