@@ -132,11 +132,7 @@ std::shared_ptr<Dylib> Dylib::Create(std::shared_ptr<Session> session,
 }
 
 Dylib::Dylib(std::shared_ptr<Session> session, std::string name)
-    : id_(++last_id),
-      name_(std::move(name)),
-      session_(std::move(session)),
-      // ORC wants a name that no other dylib of the session ever had.
-      jit_dylib_(&session_->platform().CreateJITDylib(name_ + "#" + std::to_string(id_))) {}
+    : id_(++last_id), name_(std::move(name)), session_(std::move(session)) {}
 
 Dylib::~Dylib() {
   gate_.Close();
@@ -175,7 +171,7 @@ void Dylib::Load(std::vector<ObjectFile> objects, const std::function<void()>& o
   for (const Definition& definition : definitions) {
     names.push_back(definition.symbol->getName());
   }
-  Image image = session_->platform().Link(*jit_dylib_, *load, definitions);
+  Image image = session_->platform().Link(*load, definitions);
   {
     std::lock_guard<std::mutex> lock(mutex_);
     for (size_t i = 0; i < names.size(); ++i) {
@@ -447,7 +443,6 @@ void Dylib::Unload() {
     session_->objects -= load->objects;
     session_->symbols -= load->symbols;
   }
-  platform.RemoveJITDylib(*jit_dylib_);
   std::vector<Link> link_order;
   {
     std::lock_guard<std::mutex> lock(mutex_);

@@ -106,7 +106,6 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   const std::string name_;
   const std::shared_ptr<Session> session_;
   CallGate gate_;
-  llvm::orc::JITDylib* jit_dylib_;
   std::shared_ptr<void> representation_;
 
   mutable std::mutex mutex_;
@@ -116,7 +115,7 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   int dependents_ = 0;  // open dylibs that link to this one
   bool unloaded_ = false;
   std::vector<Link> link_order_;
-  llvm::DenseMap<llvm::orc::SymbolStringPtr, Symbol> symbols_;
+  llvm::SmallDenseMap<llvm::orc::SymbolStringPtr, Symbol, 4> symbols_;
   std::vector<Loaded> loads_;
 };
 

@@ -203,7 +203,9 @@ llvm::Error LoadMemory::handleRemoveResources(orc::JITDylib&, orc::ResourceKey k
 }
 
 Platform::Platform()
-    : names_(std::make_shared<orc::SymbolStringPool>()), session_(ThisProcess(names_)) {
+    : names_(std::make_shared<orc::SymbolStringPool>()),
+      session_(ThisProcess(names_)),
+      all_loads_(session_.createBareJITDylib("loads")) {
   session_.registerResourceManager(memory_);
   // Links report to whoever asked for them; what is left concerns nobody.
   session_.setErrorReporter([](llvm::Error error) { llvm::consumeError(std::move(error)); });
@@ -214,31 +216,15 @@ Platform::~Platform() {
   session_.deregisterResourceManager(memory_);
 }
 
-orc::JITDylib& Platform::CreateJITDylib(const std::string& name) {
-  ++live_dylibs_;
-  return session_.createBareJITDylib(name);
-}
-
-void Platform::RemoveJITDylib(orc::JITDylib& dylib) {
-  llvm::consumeError(session_.removeJITDylib(dylib));
-  // Names that no symbol uses any more stay in the pool until somebody sweeps it. A sweep looks at
-  // every name, so it waits until the dylibs removed outnumber the live ones.
-  uint64_t live = --live_dylibs_;
-  if (++removed_dylibs_ < std::max<uint64_t>(256, live)) return;
-  removed_dylibs_ = 0;
-  names_->clearDeadEntries();
-}
-
-Image Platform::Link(orc::JITDylib& dylib, LoadGraph& load,
-                     const std::vector<Definition>& definitions) {
+Image Platform::Link(LoadGraph& load, const std::vector<Definition>& definitions) {
   KeepAlive(load.graph());
   LinkRequest request(load, definitions, names_->intern("load " + std::to_string(++loads_)));
-  request.image.tracker = dylib.createResourceTracker();
-  llvm::Error error = dylib.define(std::make_unique<LoadMaterializationUnit>(memory_, request),
-                                   request.image.tracker);
+  request.image.tracker = all_loads_.createResourceTracker();
+  llvm::Error error = all_loads_.define(std::make_unique<LoadMaterializationUnit>(memory_, request),
+                                        request.image.tracker);
   if (!error) {
     auto symbol =
-        session_.lookup({{&dylib, orc::JITDylibLookupFlags::MatchAllSymbols}}, request.anchor);
+        session_.lookup({{&all_loads_, orc::JITDylibLookupFlags::MatchAllSymbols}}, request.anchor);
     // Why a link failed was told to the request; this only says that it did.
     if (!symbol && request.error) {
       llvm::consumeError(symbol.takeError());
@@ -251,6 +237,7 @@ Image Platform::Link(orc::JITDylib& dylib, LoadGraph& load,
     llvm::consumeError(request.image.tracker->remove());
     ThrowLinkError(load.name(), std::move(error));
   }
+  ++live_loads_;
   Image image = std::move(request.image);
   if (image.eh_frame.begin != image.eh_frame.end) {
     try {
@@ -265,8 +252,14 @@ Image Platform::Link(orc::JITDylib& dylib, LoadGraph& load,
 
 void Platform::Unlink(Image& image) {
   image.unwind_table = {};
-  if (image.tracker) llvm::consumeError(image.tracker->remove());
+  llvm::consumeError(image.tracker->remove());
   image.tracker = nullptr;
+  // Names that no symbol uses any more stay in the pool until somebody sweeps it. A sweep looks at
+  // every name, so it waits until the loads removed outnumber the live ones.
+  uint64_t live = --live_loads_;
+  if (++removed_loads_ < std::max<uint64_t>(256, live)) return;
+  removed_loads_ = 0;
+  names_->clearDeadEntries();
 }
 
 StringRef SupportObject() {

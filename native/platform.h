@@ -2,11 +2,12 @@
 //
 // Platform: the ORC stack of one session, and what it takes from the operating system.
 //
-// The stack is an ExecutionSession with its JITDylibs, and JITLink over the session's MemoryPool:
-// no LLJIT, no code generator, no ORC runtime. One load is one materialization, which defines a
-// single symbol, the load's name, so ORC tracks the load's memory and nothing else. (Handing ORC
+// The stack is an ExecutionSession and JITLink over the session's MemoryPool: no LLJIT, no code
+// generator, no ORC runtime. One load is one materialization with a resource tracker of its own; it
+// defines a single symbol, the load's name, in the one JITDylib that all of them share. So ORC runs
+// the link and owns its result, while symbols are looked up in the tables of dylib.cc. (Handing ORC
 // every symbol costs most of a load, and in LLVM 22 grows faster than their number:
-// llvm/llvm-project#179611.)
+// llvm/llvm-project#179611. A JITDylib with symbols in it takes some 9 kB of tables.)
 //
 // Concurrency: every method may be called from any thread. Links run on the thread that asks.
 // This is the only file that knows operating systems and LLVM versions apart.
@@ -82,13 +83,9 @@ class Platform {
   ProcessSymbols& process_symbols() { return process_symbols_; }
   MemoryPool& memory() { return memory_.pool(); }
 
-  llvm::orc::JITDylib& CreateJITDylib(const std::string& name);
-  void RemoveJITDylib(llvm::orc::JITDylib& dylib);
-
-  // Links the graph, all of whose references are bound, into `dylib`. Throws LinkError,
-  // ObjectFormatError and OutOfMemoryError; nothing is left behind then.
-  Image Link(llvm::orc::JITDylib& dylib, LoadGraph& load,
-             const std::vector<Definition>& definitions);
+  // Links the graph, all of whose references are bound. Throws LinkError, ObjectFormatError and
+  // OutOfMemoryError; nothing is left behind then.
+  Image Link(LoadGraph& load, const std::vector<Definition>& definitions);
   // Forgets the image's unwind tables and gives its memory back.
   void Unlink(Image& image);
 
@@ -97,9 +94,10 @@ class Platform {
   ProcessSymbols process_symbols_;
   LoadMemory memory_;
   llvm::orc::ExecutionSession session_;
+  llvm::orc::JITDylib& all_loads_;
   std::atomic<uint64_t> loads_{0};
-  std::atomic<uint64_t> live_dylibs_{0};
-  std::atomic<uint64_t> removed_dylibs_{0};  // since the last sweep of names_
+  std::atomic<uint64_t> live_loads_{0};
+  std::atomic<uint64_t> removed_loads_{0};  // since the last sweep of names_
 };
 
 // The object of functions that a static linker would add (native/support.c), and their names.

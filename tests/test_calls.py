@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The call itself: every kind of argument and result, compared with the dlopened build's.
 
-Loaded functions pack common arguments themselves and leave the rest to `tvm_ffi.Function`; whichever
-way a call takes, the callee must see the same and the caller must get the same.
+Loaded functions pack common arguments themselves and leave the rest to `tvm_ffi.Function`;
+whichever way a call takes, the callee must see the same and the caller must get the same.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ static int64_t Typed(int64_t number, double real, bool flag, ffi::String text) {
   return number + static_cast<int64_t>(real) + flag + static_cast<int64_t>(text.size());
 }
 extern "C" {
-TVM_FFI_DLL_EXPORT int __tvm_ffi_describe(void*, const TVMFFIAny* args, int32_t n, TVMFFIAny* result) {
+TVM_FFI_DLL_EXPORT int __tvm_ffi_describe(void*, const TVMFFIAny* args, int32_t n,
+                                          TVMFFIAny* result) {
   TVM_FFI_SAFE_CALL_BEGIN();
   Describe(ffi::PackedArgs(reinterpret_cast<const ffi::AnyView*>(args), n),
            reinterpret_cast<ffi::Any*>(result));
@@ -290,9 +291,12 @@ def test_objects_passed_and_returned_are_counted(pairs: dict[str, Pair]) -> None
 
 
 def test_a_moved_function_is_empty(
-    session: tol.Session, add_object: Path, pairs: dict[str, Pair]
+    session: tol.Session, add_object: Path, compile: Compiler
 ) -> None:
     function: Any = session.load(add_object)["add"]
-    taken = pairs["echo"].loaded(function._move())
+    taken = tvm_ffi.Function.__new__(tvm_ffi.Function)
+    taken.__move_handle_from__(function)
     assert taken(1, 2) == 3
     assert function.__chandle__() == 0
+    function.__move_handle_from__(compile.dlopen(add_object).get_function("add"))
+    assert function(3, 4) == 7
