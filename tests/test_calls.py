@@ -280,7 +280,8 @@ def test_objects_passed_and_returned_are_counted(pairs: dict[str, Pair]) -> None
 
     def make() -> tvm_ffi.Object:
         tracked = Tracked()
-        return tvm_ffi.convert([tvm_ffi.convert(lambda: tracked)])
+        array: tvm_ffi.Object = tvm_ffi.convert([tvm_ffi.convert(lambda: tracked)])
+        return array
 
     held = make()
     for _ in range(3):
