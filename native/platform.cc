@@ -82,7 +82,9 @@ class LinkContext : public jitlink::JITLinkContext {
   }
 
   void notifyFinalized(jitlink::JITLinkMemoryManager::FinalizedAlloc allocation) override {
-    llvm::Error error = memory_.Record(*responsibility_, std::move(allocation));
+    // A graph with nothing in it needs no memory.
+    llvm::Error error = allocation ? memory_.Record(*responsibility_, std::move(allocation))
+                                   : llvm::Error::success();
     if (!error) error = responsibility_->notifyEmitted({});
     if (error) notifyFailed(std::move(error));
   }

@@ -314,3 +314,12 @@ def test_code_reaches_its_data_in_a_fragmented_address_space(
         for flags in ((), ("-fPIC", "-DSHARED"))
     ]
     assert run_script(FRAGMENT, *objects) == "ok\n"
+
+
+def test_an_object_with_nothing_in_it(session: tol.Session, compile: Compiler) -> None:
+    empty = compile("\n", "-Wa,--generate-missing-build-notes=no", language="assembler")
+    dylib = session.load(empty)
+    assert dylib.functions == []
+    dylib.close()
+    nothing_left = compile('.section .text,"e"\n', language="assembler")
+    session.load([empty, nothing_left]).close()
