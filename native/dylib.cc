@@ -246,9 +246,8 @@ std::vector<Definition> Dylib::BindDefinitions(LoadGraph& load) const {
 }
 
 void Dylib::BindReferences(LoadGraph& load) const {
-  std::vector<std::string> missing;
-  std::set<size_t> users;
-  std::string message;
+  std::vector<Reference> outside;
+  std::vector<SymbolStringPtr> names;
   for (const Reference& reference : load.References()) {
     SymbolStringPtr name = reference.symbol->getName();
     if (*name == "__dso_handle") {
@@ -261,12 +260,25 @@ void Dylib::BindReferences(LoadGraph& load) const {
     for (auto link = link_order_.begin(); !address && link != link_order_.end(); ++link) {
       address = link->dylib->FindExported(name);
     }
-    if (!address) address = session_->platform().process_symbols().Find(name);
-    if (address || reference.weak) {
+    if (address) {
       load.Bind(reference, address);
+    } else {
+      outside.push_back(reference);
+      names.push_back(std::move(name));
+    }
+  }
+
+  std::vector<std::string> missing;
+  std::set<size_t> users;
+  std::string message;
+  std::vector<ExecutorAddr> addresses = session_->platform().process_symbols().Find(names);
+  for (size_t i = 0; i < outside.size(); ++i) {
+    const Reference& reference = outside[i];
+    if (addresses[i] || reference.weak) {
+      load.Bind(reference, addresses[i]);
       continue;
     }
-    missing.push_back(std::string(*name));
+    missing.push_back(std::string(*names[i]));
     users.insert(reference.used_by);
     message += "\n  " + Demangled(missing.back()) + ", used by " +
                load.object_name(reference.used_by) + Hint(missing.back());

@@ -160,10 +160,18 @@ ProcessSymbols::~ProcessSymbols() {
   if (tvm_ffi_) dlclose(tvm_ffi_);
 }
 
-orc::ExecutorAddr ProcessSymbols::Find(const orc::SymbolStringPtr& name) {
+std::vector<orc::ExecutorAddr> ProcessSymbols::Find(llvm::ArrayRef<orc::SymbolStringPtr> names) {
+  std::vector<orc::ExecutorAddr> addresses;
+  addresses.reserve(names.size());
   std::lock_guard<std::mutex> lock(mutex_);
-  auto known = found_.find(name);
-  if (known != found_.end()) return known->second;
+  for (const orc::SymbolStringPtr& name : names) {
+    auto known = found_.find(name);
+    addresses.push_back(known != found_.end() ? known->second : FindNew(name));
+  }
+  return addresses;
+}
+
+orc::ExecutorAddr ProcessSymbols::FindNew(const orc::SymbolStringPtr& name) {
   std::string symbol(*name);
   void* address = dlsym(RTLD_DEFAULT, symbol.c_str());
   if (address == nullptr && tvm_ffi_) address = dlsym(tvm_ffi_, symbol.c_str());

@@ -38,12 +38,13 @@ class ProcessSymbols {
   ProcessSymbols(const ProcessSymbols&) = delete;
   ProcessSymbols& operator=(const ProcessSymbols&) = delete;
 
-  // The address of `name`, or null. The global scope is searched first, then the libraries that
+  // The address of each name, or null. The global scope is searched first, then the libraries that
   // every TVM-FFI library depends on (libtvm_ffi, libstdc++, libm, libgcc_s, libc), which a
   // dlopened one would find even where they were loaded RTLD_LOCAL.
-  llvm::orc::ExecutorAddr Find(const llvm::orc::SymbolStringPtr& name);
+  std::vector<llvm::orc::ExecutorAddr> Find(llvm::ArrayRef<llvm::orc::SymbolStringPtr> names);
 
  private:
+  llvm::orc::ExecutorAddr FindNew(const llvm::orc::SymbolStringPtr& name);
   void Pin(void* address);
 
   std::mutex mutex_;
