@@ -21,15 +21,16 @@ int MemoryBarrier(int command) { return static_cast<int>(syscall(__NR_membarrier
 // In the child only the forking thread lives on.
 void ForgetOtherThreads();
 
-bool PrepareFences() {
+bool NeedsFence() {
   pthread_atfork(nullptr, nullptr, ForgetOtherThreads);
-  return MemoryBarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) != 0;
+  int supported = MemoryBarrier(MEMBARRIER_CMD_QUERY);
+  return supported < 0 || (supported & MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0;
 }
 
 }  // namespace
 
 thread_local ThreadRecord* CallScope::this_thread_ = nullptr;
-bool CallScope::needs_fence_ = PrepareFences();
+bool CallScope::needs_fence_ = NeedsFence();
 
 // Gives the record back when its thread ends.
 struct ThreadRecordOwner {
@@ -40,7 +41,8 @@ struct ThreadRecordOwner {
     record->in_use.store(false, std::memory_order_release);
   }
   static ThreadRecord* OfThisThread() { return CallScope::this_thread_; }
-  // After a fork the registration may be gone with the old address space.
+  // A process has to register first. That can take the kernel milliseconds, so it waits for the
+  // first gate that is closed; a forked child may have to do it anew.
   static void FenceAllThreads() {
     if (CallScope::needs_fence_) return std::atomic_thread_fence(std::memory_order_seq_cst);
     if (MemoryBarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0) return;

@@ -2,7 +2,6 @@
 #include "dylib.h"
 
 #include <cxxabi.h>
-#include <llvm/ADT/StringRef.h>
 
 #include <algorithm>
 #include <atomic>
@@ -11,46 +10,14 @@
 #include <utility>
 
 #include "error.h"
+#include "symbol_names.h"
 
 namespace object_loader {
 
 namespace {
 
-using llvm::StringRef;
 using llvm::orc::ExecutorAddr;
 using llvm::orc::SymbolStringPtr;
-
-// The symbol of function NAME is this and NAME. Names that begin with one of the others are
-// tvm-ffi's own (tvm/ffi/extra/module.h).
-constexpr char kFunctionPrefix[] = "__tvm_ffi_";
-constexpr const char* kReservedNames[] = {"_library_ctx", "_library_bin"};
-constexpr const char* kReservedPrefixes[] = {"_metadata_", "_doc_"};
-
-bool IsFunctionName(StringRef name) {
-  for (const char* reserved : kReservedNames) {
-    if (name == reserved) return false;
-  }
-  for (const char* prefix : kReservedPrefixes) {
-    if (name.starts_with(prefix)) return false;
-  }
-  return true;
-}
-
-// Names of functions for an error message, the ones most like `wanted` first.
-std::string Suggestions(std::vector<std::string> names, const std::string& wanted) {
-  constexpr size_t kMost = 10;
-  std::vector<std::pair<unsigned, std::string>> ranked;
-  for (std::string& name : names) {
-    ranked.push_back({StringRef(wanted).edit_distance_insensitive(name), std::move(name)});
-  }
-  std::sort(ranked.begin(), ranked.end());
-  std::string text;
-  for (size_t i = 0; i < std::min(kMost, ranked.size()); ++i) {
-    text += (i ? ", " : "") + ranked[i].second;
-  }
-  if (ranked.size() > kMost) text += ", … (" + std::to_string(ranked.size() - kMost) + " more)";
-  return text;
-}
 
 // What the exception being handled says, also when its type is the loaded code's own.
 std::string CurrentExceptionText() {
@@ -63,23 +30,15 @@ std::string CurrentExceptionText() {
   }
 }
 
-// What a library has that is known to define the symbol, for the message of an undefined one.
-std::string Hint(StringRef symbol) {
-  if (symbol.starts_with("cuda") || symbol.starts_with("__cudaRegister")) {
-    return " (in libcudart: load it first, ctypes.CDLL(\"libcudart.so\", ctypes.RTLD_GLOBAL))";
+// Destructors and handlers of code that is about to go. There is nobody to tell what they throw:
+// the last reference may be dropped anywhere.
+void Finalize(const Image& image) {
+  try {
+    image.RunFinalizers();
+  } catch (const abi::__forced_unwind&) {
+    throw;  // the thread is being cancelled
+  } catch (...) {
   }
-  if (symbol.starts_with("_cudaGetDevice") || symbol.starts_with("_cudaLibrary") ||
-      symbol.starts_with("_CUTE")) {
-    return " (in CuTe DSL's runtime library: load it first with ctypes.RTLD_GLOBAL)";
-  }
-  if (symbol.starts_with("GOMP_") || symbol.starts_with("omp_")) {
-    return " (in libgomp: load it first, ctypes.CDLL(\"libgomp.so.1\", ctypes.RTLD_GLOBAL))";
-  }
-  if (symbol.starts_with("__asan_") || symbol.starts_with("__ubsan_") ||
-      symbol.starts_with("__tsan_")) {
-    return " (in a sanitizer's run time: compile without -fsanitize)";
-  }
-  return "";
 }
 
 std::atomic<uint64_t> last_id{0};
@@ -178,7 +137,7 @@ void Dylib::Load(std::vector<ObjectFile> objects, const std::function<void()>& o
       symbols_[names[i]] = {image.defined[i], definitions[i].weak, definitions[i].exported, true};
     }
   }
-  image.defined.clear();
+  image.defined = {};
   try {
     Initialize(*load, image);
     on_initialized();
@@ -190,7 +149,7 @@ void Dylib::Load(std::vector<ObjectFile> objects, const std::function<void()>& o
     // Destructors of what was constructed, and handlers that would dangle.
     image.finalizers.clear();
     image.late_finalizers.clear();
-    image.RunFinalizers();
+    Finalize(image);
     session_->platform().Unlink(image);
     throw;
   }
@@ -281,7 +240,7 @@ void Dylib::BindReferences(LoadGraph& load) const {
     missing.push_back(std::string(*names[i]));
     users.insert(reference.used_by);
     message += "\n  " + Demangled(missing.back()) + ", used by " +
-               load.object_name(reference.used_by) + Hint(missing.back());
+               load.object_name(reference.used_by) + OriginHint(missing.back());
   }
   if (missing.empty()) return;
   std::sort(missing.begin(), missing.end());
@@ -328,9 +287,8 @@ std::vector<std::string> Dylib::FunctionNames() const {
     std::lock_guard<std::mutex> lock(mutex_);
     bool my_turn = turn_of_ == std::this_thread::get_id();
     for (const auto& [name, symbol] : symbols_) {
-      StringRef text = *name;
       if (!symbol.exported || (symbol.initializing && !my_turn)) continue;
-      if (text.consume_front(kFunctionPrefix) && IsFunctionName(text)) names.push_back(text.str());
+      if (auto function = FunctionName(*name)) names.push_back(function->str());
     }
   }
   std::sort(names.begin(), names.end());
@@ -338,7 +296,7 @@ std::vector<std::string> Dylib::FunctionNames() const {
 }
 
 void* Dylib::FindFunction(const std::string& name) const {
-  return FindSymbol(kFunctionPrefix + name);
+  return FindSymbol(FunctionSymbol(name));
 }
 
 void* Dylib::GetFunction(const std::string& name) const {
@@ -349,7 +307,7 @@ void* Dylib::GetFunction(const std::string& name) const {
   bool hidden;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    hidden = symbols_.count(session_->platform().names()->intern(kFunctionPrefix + name));
+    hidden = symbols_.count(session_->platform().names()->intern(FunctionSymbol(name)));
   }
   if (hidden) {
     message +=
@@ -441,15 +399,7 @@ void Dylib::UnloadIfUnused() {
 
 void Dylib::Unload() {
   Platform& platform = session_->platform();
-  for (auto load = loads_.rbegin(); load != loads_.rend(); ++load) {
-    try {
-      load->image.RunFinalizers();
-    } catch (const abi::__forced_unwind&) {
-      throw;
-    } catch (...) {
-      // There is nobody to tell: the last reference may be dropped anywhere.
-    }
-  }
+  for (auto load = loads_.rbegin(); load != loads_.rend(); ++load) Finalize(load->image);
   for (auto load = loads_.rbegin(); load != loads_.rend(); ++load) {
     platform.Unlink(load->image);
     session_->objects -= load->objects;

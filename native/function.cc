@@ -52,8 +52,9 @@ struct {
   PyTypeObject* object = nullptr;
   PyTypeObject* container = nullptr;
   PyTypeObject* function = nullptr;
-  Py_ssize_t handle_offset = 0;       // of the void* that is the object
-  Py_ssize_t release_gil_offset = 0;  // of the int that says whether calls release the GIL
+  Py_ssize_t handle_offset = 0;        // of the void* that is the object
+  Py_ssize_t exchange_api_offset = 0;  // of a container's only field: its framework's API, or null
+  Py_ssize_t release_gil_offset = 0;   // of the int that says whether calls release the GIL
 } types;
 
 PyTypeObject* fast_function_type = nullptr;  // null: not available
@@ -126,9 +127,10 @@ class PackedArguments {
                  {PyBytes_AS_STRING(argument), static_cast<size_t>(PyBytes_GET_SIZE(argument))},
                  value);
     }
-    // Containers are left to the base class: they can carry a stream to call on.
-    if (!PyType_IsSubtype(type, types.object) || PyType_IsSubtype(type, types.container)) {
-      return false;
+    if (!PyType_IsSubtype(type, types.object)) return false;
+    if (PyType_IsSubtype(type, types.container) &&
+        (types.exchange_api_offset == 0 || FieldAt<void*>(argument, types.exchange_api_offset))) {
+      return false;  // a container from a framework, whose stream the call is to run on
     }
     TVMFFIObject* handle = HandleOf(argument);
     if (!handle) return false;  // a view of a DLTensor, or moved from
@@ -294,6 +296,11 @@ bool GetTypes() {
   types.object = get("CObject");
   types.container = types.object ? get("CContainerBase") : nullptr;
   types.function = types.container ? get("Function") : nullptr;
+  if (types.function && types.container->tp_base == types.object &&
+      types.container->tp_basicsize ==
+          types.object->tp_basicsize + static_cast<Py_ssize_t>(sizeof(void*))) {
+    types.exchange_api_offset = types.object->tp_basicsize;
+  }
   Py_DECREF(core);
   return types.function != nullptr;
 }
