@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import figure, number, ratio, verdict
-from bench.peers import DLOPEN, OURS
-from bench.targets import TARGETS
+from bench.peers import OURS
+from bench.targets import CALLGRIND, TARGETS
 
 Rows = dict[str, dict[str, Any]]
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -117,14 +117,23 @@ def callgrind_table(counts: Mapping[str, Mapping[str, float | str]]) -> Table:
     """Return the instruction counts of ``bench.callgrind``."""
     lines = []
     for operation, by_name in counts.items():
-        base = by_name[DLOPEN]
+        other, _ = CALLGRIND[operation]
+        ours, theirs = by_name[OURS], by_name[other]
         for name, value in by_name.items():
-            counted = isinstance(value, (int, float))
+            if not isinstance(value, (int, float)):
+                lines.append([operation, name, value, ""])
+                continue
+            # Fewer than a process's start varies by; they would be noise.
+            shown = f"{value:,.0f}" if value > 0 else "too few to tell"
             over = ""
-            if counted and isinstance(base, (int, float)):
-                over = number(float(value) / base)
-            lines.append([operation, name, f"{value:,.0f}" if counted else str(value), over])
-    return ("operation", "way", "instructions", "ratio to dlopen"), lines
+            if (
+                name == other
+                and isinstance(ours, (int, float))
+                and isinstance(theirs, (int, float))
+            ):
+                over = number(ours / theirs)
+            lines.append([operation, name, shown, over])
+    return ("operation", "way", "instructions", "this package's ratio to it"), lines
 
 
 def comparison_table(rows: Rows, older: Rows) -> Table:

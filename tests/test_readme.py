@@ -204,3 +204,13 @@ def test_the_two_commands_are_there() -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     assert "pip install . && python -m tvm_ffi_object_loader demo" in commands
     assert "pip install '.[test]' && python -m pytest" in commands
+
+
+def test_figures_are_those_of_the_committed_report() -> None:
+    report = ROOT / "bench" / "report" / "report.md"
+    if not report.is_file():
+        pytest.skip("bench/ is not here")
+    section = README.read_text().split("\n## How fast\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) > 10
+    assert set(rows) <= set(report.read_text().splitlines())
