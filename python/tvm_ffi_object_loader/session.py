@@ -252,13 +252,14 @@ class Session:
         Returns
         -------
         dict
-            Counts, such as ``dylibs``, ``objects`` and ``symbols``; keys that start with
-            ``bytes_`` are sizes in bytes.
+            What is there now: ``dylibs``, ``objects``, ``symbols``; sizes in bytes: ``bytes_code``,
+            ``bytes_constants``, ``bytes_data``, and ``bytes_reserved`` of address space; and
+            ``loads``, how many loads ever succeeded. A closed session holds nothing.
 
         Raises
         ------
-        SessionClosedError
-            If the session is closed.
+        TypeError
+            If it is given an argument.
 
         Examples
         --------
