@@ -95,7 +95,7 @@ Dylib::Dylib(std::shared_ptr<Session> session, std::string name)
 
 Dylib::~Dylib() {
   gate_.Close();
-  session_->Remove(*this);
+  LeaveSession();
   UnloadIfUnused();
 }
 
@@ -368,10 +368,15 @@ void Dylib::CheckClosable() const {
 void Dylib::Close() {
   CheckClosable();
   gate_.Close();
-  session_->Remove(*this);
+  LeaveSession();
   gate_.WaitUntilEmpty();
   Turn turn(*this);  // a load that has not reached its initializers yet
   UnloadIfUnused();
+}
+
+// The name is free from here on; another dylib may have it when this one is destroyed.
+void Dylib::LeaveSession() {
+  if (!left_session_.exchange(true)) session_->Remove(name_);
 }
 
 void Dylib::AddDependent() {

@@ -13,6 +13,7 @@
 
 #include <llvm/ADT/DenseMap.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -97,6 +98,7 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   llvm::orc::ExecutorAddr FindExported(const llvm::orc::SymbolStringPtr& name) const;
   void Initialize(const LoadGraph& load, const Image& image) const;
   void ThrowIfClosed() const;
+  void LeaveSession();
   void AddDependent();  // throws SessionClosedError
   void RemoveDependent();
   void UnloadIfUnused();
@@ -114,6 +116,7 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   int turn_depth_ = 0;
   int dependents_ = 0;  // open dylibs that link to this one
   bool unloaded_ = false;
+  std::atomic<bool> left_session_{false};
   std::vector<Link> link_order_;
   llvm::SmallDenseMap<llvm::orc::SymbolStringPtr, Symbol, 4> symbols_;
   std::vector<Loaded> loads_;

@@ -332,7 +332,12 @@ bool InitFunctions() {
   if (!GetTypes()) return false;
   return_value = FromExternC(ReturnValue);
   raise_error = FromExternC(RaiseError);
-  return return_value && raise_error && FindFields(raise_error) && MakeFastFunctionType();
+  if (!return_value || !raise_error || !FindFields(raise_error)) return false;
+  // They pass on what was left for them; nothing may run in between, and nothing takes time.
+  for (PyObject* function : {return_value, raise_error}) {
+    if (PyObject_SetAttrString(function, "release_gil", Py_False) != 0) return false;
+  }
+  return MakeFastFunctionType();
 }
 
 }  // namespace object_loader

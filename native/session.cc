@@ -21,7 +21,7 @@ std::string Session::ReserveName(const std::optional<std::string>& name) {
       chosen = "dylib-" + std::to_string(++made_up_names_);
     } while (names_.count(chosen));
   }
-  if (!names_.insert({chosen, nullptr}).second) {
+  if (!names_.insert(chosen).second) {
     throw ObjectLoaderError("session '" + name_ + "' already has a dylib named '" + chosen +
                             "': close that one first, or choose another name");
   }
@@ -30,18 +30,15 @@ std::string Session::ReserveName(const std::optional<std::string>& name) {
 
 void Session::Add(std::weak_ptr<SessionMember> member, const std::string& name) {
   std::lock_guard<std::mutex> lock(mutex_);
-  names_[name] = member.lock().get();
+  if (closed_) throw SessionClosedError("session '" + name_ + "' is closed");
   members_.push_back({name, std::move(member)});
 }
 
-void Session::Remove(const SessionMember& member) {
+void Session::Remove(const std::string& name) {
   std::lock_guard<std::mutex> lock(mutex_);
-  auto name = names_.find(member.name());
-  // Another member may have the name by now.
-  if (name == names_.end() || (name->second && name->second != &member)) return;
   names_.erase(name);
   members_.erase(std::remove_if(members_.begin(), members_.end(),
-                                [&](const Entry& entry) { return entry.name == member.name(); }),
+                                [&](const Entry& entry) { return entry.name == name; }),
                  members_.end());
 }
 

@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -42,9 +43,10 @@ class Session {
   // The name for a new member: `name`, or one that is made up. Throws SessionClosedError, and
   // ObjectLoaderError for a name that a live member has.
   std::string ReserveName(const std::optional<std::string>& name);
+  // Throws SessionClosedError where the session was closed since the name was reserved.
   void Add(std::weak_ptr<SessionMember> member, const std::string& name);
-  // Gives the name of a closed or destroyed member free.
-  void Remove(const SessionMember& member);
+  // Gives the name free, and forgets the member that was added under it. Once for each reservation.
+  void Remove(const std::string& name);
 
   // The open ones, in order of creation.
   std::vector<std::shared_ptr<SessionMember>> Members();
@@ -73,8 +75,8 @@ class Session {
   Platform platform_;
   std::mutex mutex_;
   std::atomic<bool> closed_{false};
-  std::vector<Entry> members_;  // in order of creation
-  std::map<std::string, const SessionMember*> names_;
+  std::vector<Entry> members_;   // in order of creation
+  std::set<std::string> names_;  // reserved
   std::vector<std::shared_ptr<SessionMember>> deferred_;
   uint64_t made_up_names_ = 0;
 };

@@ -50,10 +50,6 @@ std::string OriginHint(StringRef symbol) {
   if (symbol.starts_with("cuda") || symbol.starts_with("__cudaRegister")) {
     return " (in libcudart: load it first, ctypes.CDLL(\"libcudart.so\", ctypes.RTLD_GLOBAL))";
   }
-  if (symbol.starts_with("_cudaGetDevice") || symbol.starts_with("_cudaLibrary") ||
-      symbol.starts_with("_CUTE")) {
-    return " (in CuTe DSL's runtime library: load it first with ctypes.RTLD_GLOBAL)";
-  }
   if (symbol.starts_with("GOMP_") || symbol.starts_with("omp_")) {
     return " (in libgomp: load it first, ctypes.CDLL(\"libgomp.so.1\", ctypes.RTLD_GLOBAL))";
   }

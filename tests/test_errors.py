@@ -219,3 +219,19 @@ def test_errors_of_called_functions_are_not_ours(session: tol.Session, compile: 
     with pytest.raises(ValueError, match="from the object") as caught:
         session.load(compile(source))["fail"]()
     assert type(caught.value) is ValueError
+
+
+@pytest.mark.parametrize(
+    ("symbol", "origin"),
+    [
+        ("GOMP_no_such_function", "libgomp"),
+        ("cudaNoSuchFunction", "libcudart"),
+        ("__asan_no_such_function", "-fsanitize"),
+    ],
+)
+def test_where_a_missing_symbol_is_known_to_come_from(
+    refusal: Refusal, compile: Compiler, symbol: str, origin: str
+) -> None:
+    path = compile(f"int {symbol}(void);\nint use(void) {{ return {symbol}(); }}\n")
+    with refusal.of(tol.UndefinedSymbolError, symbol, origin):
+        refusal.dylib.load(path)

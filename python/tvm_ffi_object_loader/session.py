@@ -256,11 +256,6 @@ class Session:
             ``bytes_constants``, ``bytes_data``, and ``bytes_reserved`` of address space; and
             ``loads``, how many loads ever succeeded. A closed session holds nothing.
 
-        Raises
-        ------
-        TypeError
-            If it is given an argument.
-
         Examples
         --------
         >>> import tvm_ffi_object_loader as tol
