@@ -102,19 +102,25 @@ bool CallGate::IsInsideOnThisThread() const {
           deep_calls_.load(std::memory_order_acquire) != 0);
 }
 
+bool CallGate::IsAnybodyInside() const {
+  if (deep_calls_.load(std::memory_order_acquire) != 0) return true;
+  for (ThreadRecord* record = all_records.load(std::memory_order_acquire); record;
+       record = record->next) {
+    if (IsInside(*record)) return true;
+  }
+  return false;
+}
+
+bool CallGate::IsEmpty() const {
+  ThreadRecordOwner::FenceAllThreads();
+  return !IsAnybodyInside();
+}
+
 void CallGate::WaitUntilEmpty() const {
   ThreadRecordOwner::FenceAllThreads();
-  auto anybody_inside = [&] {
-    if (deep_calls_.load(std::memory_order_acquire) != 0) return true;
-    for (ThreadRecord* record = all_records.load(std::memory_order_acquire); record;
-         record = record->next) {
-      if (IsInside(*record)) return true;
-    }
-    return false;
-  };
   constexpr long kFirstPause = 1000;       // nanoseconds
   constexpr long kLongestPause = 1000000;  // nanoseconds
-  for (long pause = kFirstPause; anybody_inside(); pause = std::min(2 * pause, kLongestPause)) {
+  for (long pause = kFirstPause; IsAnybodyInside(); pause = std::min(2 * pause, kLongestPause)) {
     timespec time{0, pause};
     nanosleep(&time, nullptr);
   }

@@ -42,11 +42,14 @@ class CallGate {
   void Close();
   // Returns when nobody is inside any more. The gate must be closed, and this thread outside.
   void WaitUntilEmpty() const;
+  // Whether nobody is inside any more. The gate must be closed.
+  bool IsEmpty() const;
   bool IsInsideOnThisThread() const;
 
  private:
   friend class CallScope;
   bool IsInside(const ThreadRecord& record) const;
+  bool IsAnybodyInside() const;
 
   std::atomic<bool> closed_{false};
   // Calls nested deeper than a record holds, of all threads.

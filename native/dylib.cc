@@ -84,7 +84,7 @@ std::shared_ptr<Dylib> Dylib::Create(std::shared_ptr<Session> session,
   std::string reserved = session->ReserveName(name);
   std::shared_ptr<Dylib> dylib(new Dylib(session, reserved));
   for (Link& link : link_order) {
-    link.dylib->AddDependent();
+    link.dylib->AddUser(User::kOther);
     dylib->link_order_.push_back(std::move(link));
   }
   return dylib;
@@ -96,7 +96,8 @@ Dylib::Dylib(std::shared_ptr<Session> session, std::string name)
 Dylib::~Dylib() {
   gate_.Close();
   LeaveSession();
-  UnloadIfUnused();
+  // Users hold the dylib itself, so there are none.
+  if (!std::exchange(unloaded_, true)) Unload();
 }
 
 void Dylib::Publish(std::shared_ptr<void> representation) {
@@ -134,19 +135,26 @@ void Dylib::Load(std::vector<ObjectFile> objects, const std::function<void()>& o
   {
     std::lock_guard<std::mutex> lock(mutex_);
     for (size_t i = 0; i < names.size(); ++i) {
-      symbols_[names[i]] = {image.defined[i], definitions[i].weak, definitions[i].exported, true};
+      symbols_[names[i]] = {image.defined[i], definitions[i].weak, definitions[i].exported, true,
+                            definitions[i].is_thread_local};
+      if (definitions[i].is_thread_local) thread_local_modules_[names[i]] = image.tls_module;
     }
   }
   image.defined = {};
+  if (image.dso_handle) image.dso_handle->owner = this;
   try {
     Initialize(*load, image);
     on_initialized();
   } catch (...) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      for (const SymbolStringPtr& name : names) symbols_.erase(name);
+      for (const SymbolStringPtr& name : names) {
+        symbols_.erase(name);
+        thread_local_modules_.erase(name);
+      }
     }
     // Destructors of what was constructed, and handlers that would dangle.
+    RunPendingOnThisThread({image.dso_handle});
     image.finalizers.clear();
     image.late_finalizers.clear();
     Finalize(image);
@@ -187,6 +195,12 @@ std::vector<Definition> Dylib::BindDefinitions(LoadGraph& load) const {
     auto known = symbols_.find(name);
     if (known == symbols_.end()) {
       definitions.push_back(definition);
+    } else if (definition.weak && definition.is_thread_local != known->second.is_thread_local) {
+      throw LinkError(load.name() + ": " + Demangled(std::string(*name)) +
+                      " is thread-local in one object of dylib '" + name_ +
+                      "' and not in another: compile both from the same declaration");
+    } else if (definition.weak && definition.is_thread_local) {
+      load.Override(definition, ThreadLocal(name, known->second));
     } else if (definition.weak) {
       load.Override(definition, known->second.address);
     } else {
@@ -213,17 +227,27 @@ void Dylib::BindReferences(LoadGraph& load) const {
       load.DefineDsoHandle(reference);
       continue;
     }
-    ExecutorAddr address;
+    const Dylib* definer = this;
+    std::optional<Symbol> found;
     auto own = symbols_.find(name);
-    if (own != symbols_.end()) address = own->second.address;
-    for (auto link = link_order_.begin(); !address && link != link_order_.end(); ++link) {
-      address = link->dylib->FindExported(name);
+    if (own != symbols_.end()) found = own->second;
+    for (auto link = link_order_.begin(); !found && link != link_order_.end(); ++link) {
+      definer = link->dylib.get();
+      found = definer->FindExported(name);
     }
-    if (address) {
-      load.Bind(reference, address);
-    } else {
+    if (!found) {
       outside.push_back(reference);
       names.push_back(std::move(name));
+    } else if (found->is_thread_local != reference.is_thread_local) {
+      throw LinkError(load.object_name(reference.used_by) + ": uses " +
+                      Demangled(std::string(*name)) + " as a variable that is " +
+                      (reference.is_thread_local ? "" : "not ") + "thread-local, but in dylib '" +
+                      definer->name_ + "' it is" + (reference.is_thread_local ? " not" : "") +
+                      ": compile both from the same declaration");
+    } else if (found->is_thread_local) {
+      load.Bind(reference, definer->ThreadLocal(name, *found));
+    } else {
+      load.Bind(reference, found->address);
     }
   }
 
@@ -234,7 +258,12 @@ void Dylib::BindReferences(LoadGraph& load) const {
   for (size_t i = 0; i < outside.size(); ++i) {
     const Reference& reference = outside[i];
     if (addresses[i] || reference.weak) {
-      load.Bind(reference, addresses[i]);
+      if (reference.is_thread_local) {
+        // The address is that of this thread's variable; the dynamic linker knows the others.
+        load.Bind(reference, TlsVariable{nullptr, std::string(*names[i]), 0});
+      } else {
+        load.Bind(reference, addresses[i]);
+      }
       continue;
     }
     missing.push_back(std::string(*names[i]));
@@ -254,16 +283,21 @@ void Dylib::BindReferences(LoadGraph& load) const {
   throw UndefinedSymbolError(message, std::move(missing));
 }
 
-ExecutorAddr Dylib::FindExported(const SymbolStringPtr& name) const {
+std::optional<Dylib::Symbol> Dylib::FindExported(const SymbolStringPtr& name) const {
   std::lock_guard<std::mutex> lock(mutex_);
   auto found = symbols_.find(name);
-  if (found == symbols_.end() || !found->second.exported) return {};
-  if (found->second.initializing && turn_of_ != std::this_thread::get_id()) return {};
-  return found->second.address;
+  if (found == symbols_.end() || !found->second.exported) return std::nullopt;
+  if (found->second.initializing && turn_of_ != std::this_thread::get_id()) return std::nullopt;
+  return found->second;
+}
+
+TlsVariable Dylib::ThreadLocal(const SymbolStringPtr& name, const Symbol& symbol) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return {thread_local_modules_.lookup(name), "", symbol.address.getValue()};
 }
 
 void Dylib::Initialize(const LoadGraph& load, const Image& image) const {
-  if (image.initializers.empty()) return;
+  if (!image.has_initializers()) return;
   // Whoever closes the dylib meanwhile waits for the initializers.
   CallScope scope(gate_);
   if (!scope.entered()) throw SessionClosedError(ClosedMessage());
@@ -322,7 +356,12 @@ void* Dylib::GetFunction(const std::string& name) const {
 }
 
 void* Dylib::FindSymbol(const std::string& symbol) const {
-  return FindExported(session_->platform().names()->intern(symbol)).toPtr<void*>();
+  SymbolStringPtr name = session_->platform().names()->intern(symbol);
+  std::optional<Symbol> found = FindExported(name);
+  if (!found) return nullptr;
+  if (!found->is_thread_local) return found->address.toPtr<void*>();
+  TlsVariable variable = ThreadLocal(name, *found);
+  return variable.module->Address(variable.offset);
 }
 
 void* Dylib::Lookup(const std::string& symbol) const {
@@ -371,7 +410,13 @@ void Dylib::Close() {
   LeaveSession();
   gate_.WaitUntilEmpty();
   Turn turn(*this);  // a load that has not reached its initializers yet
-  UnloadIfUnused();
+  Abandon();
+}
+
+void Dylib::Drop() {
+  gate_.Close();
+  LeaveSession();
+  Abandon();
 }
 
 // The name is free from here on; another dylib may have it when this one is destroyed.
@@ -379,26 +424,67 @@ void Dylib::LeaveSession() {
   if (!left_session_.exchange(true)) session_->Remove(name_);
 }
 
-void Dylib::AddDependent() {
+void Dylib::AddUser(User kind) {
   std::lock_guard<std::mutex> lock(mutex_);
-  ThrowIfClosed();
-  ++dependents_;
+  // What is closed already cannot be linked to.
+  if (kind == User::kOther && abandoned_) ThrowIfClosed();
+  ++users_;
+  if (kind == User::kThread) ++thread_users_;
 }
 
-void Dylib::RemoveDependent() {
+void Dylib::RemoveUser(User kind) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    --dependents_;
+    --users_;
+    if (kind == User::kThread) --thread_users_;
+    if (!abandoned_) return;
   }
-  if (closed()) UnloadIfUnused();
+  TryUnload();
 }
 
-void Dylib::UnloadIfUnused() {
+std::shared_ptr<void> Dylib::KeepCode() {
+  AddUser(User::kOther);
+  return std::shared_ptr<void>(
+      this, [self = shared_from_this()](void*) { self->RemoveUser(User::kOther); });
+}
+
+std::shared_ptr<void> Dylib::KeepForThread() {
+  AddUser(User::kThread);
+  return std::shared_ptr<void>(
+      this, [self = shared_from_this()](void*) { self->RemoveUser(User::kThread); });
+}
+
+void Dylib::Abandon() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (dependents_ > 0 || unloaded_) return;
+    if (abandoned_) return;
+    abandoned_ = true;
+    ++session_->retained;
+  }
+  TryUnload();
+}
+
+void Dylib::TryUnload() {
+  std::vector<const void*> dso_handles;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    // The last of the other users tries again.
+    if (!abandoned_ || unloaded_ || users_ > thread_users_) return;
+    for (const Loaded& load : loads_) {
+      if (load.image.dso_handle) dso_handles.push_back(load.image.dso_handle);
+    }
+  }
+  auto self = shared_from_this();
+  session_->Defer(self);
+  if (!gate_.IsEmpty()) return;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (unloaded_ || users_ > PendingOnThisThread(dso_handles)) return;
     unloaded_ = true;
   }
+  session_->Forget(*this);
+  RunPendingOnThisThread(dso_handles);
+  --session_->retained;
   Unload();
 }
 
@@ -415,9 +501,10 @@ void Dylib::Unload() {
     std::lock_guard<std::mutex> lock(mutex_);
     loads_.clear();
     symbols_.clear();
+    thread_local_modules_.clear();
     link_order.swap(link_order_);
   }
-  for (const Link& link : link_order) link.dylib->RemoveDependent();
+  for (const Link& link : link_order) link.dylib->RemoveUser(User::kOther);
 }
 
 }  // namespace object_loader

@@ -3,9 +3,9 @@
 // Dylib: what a shared library is to dlopen: objects linked into the process, their symbols, and
 // the order of other dylibs in which it looks for what it lacks.
 //
-// Lifetime: code stays loaded until Close, or until the last reference goes. A dylib holds those in
-// its link order; one that is closed while another still links to it unloads with the last of
-// those. Concurrency: loads into one dylib take turns (a load from within an initializer belongs to
+// Lifetime: code stays loaded until Close or Drop, and after that for as long as it has users:
+// other dylibs that link to it, threads that are to run its destructors, objects that it made.
+// Concurrency: loads into one dylib take turns (a load from within an initializer belongs to
 // the turn it happens in); the symbols of a load become visible to other threads when its
 // initializers have finished. Neither the mutex nor ORC's locks are held while loaded code runs.
 #ifndef OBJECT_LOADER_DYLIB_H_
@@ -30,7 +30,7 @@
 
 namespace object_loader {
 
-class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
+class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_from_this<Dylib> {
  public:
   struct Link {
     std::shared_ptr<Dylib> dylib;
@@ -73,6 +73,14 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
 
   void CheckClosable() const override;
   void Close() override;
+  // As Close, by whoever lets go of the last reference: waits for nobody, and never fails.
+  void Drop();
+  void TryUnload() override;
+
+  // The code stays in memory until the result is gone. For use while the dylib is open, or by its
+  // own code.
+  std::shared_ptr<void> KeepCode();
+  std::shared_ptr<void> KeepForThread() override;
   // The message of the SessionClosedError for this dylib.
   std::string ClosedMessage() const;
 
@@ -81,13 +89,15 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
     llvm::orc::ExecutorAddr address;
     bool weak;
     bool exported;
-    bool initializing;  // seen only by the thread whose turn it is
+    bool initializing;     // seen only by the thread whose turn it is
+    bool is_thread_local;  // the address is an offset; see thread_local_modules_
   };
   struct Loaded {
     Image image;
     uint64_t objects;
     uint64_t symbols;
   };
+  enum class User { kOther, kThread };
   class Turn;
 
   Dylib(std::shared_ptr<Session> session, std::string name);
@@ -95,13 +105,15 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   std::vector<Definition> Bind(LoadGraph& load) const;
   std::vector<Definition> BindDefinitions(LoadGraph& load) const;
   void BindReferences(LoadGraph& load) const;
-  llvm::orc::ExecutorAddr FindExported(const llvm::orc::SymbolStringPtr& name) const;
+  std::optional<Symbol> FindExported(const llvm::orc::SymbolStringPtr& name) const;
+  TlsVariable ThreadLocal(const llvm::orc::SymbolStringPtr& name, const Symbol& symbol) const;
   void Initialize(const LoadGraph& load, const Image& image) const;
   void ThrowIfClosed() const;
   void LeaveSession();
-  void AddDependent();  // throws SessionClosedError
-  void RemoveDependent();
-  void UnloadIfUnused();
+  void AddUser(User kind);
+  void RemoveUser(User kind);
+  void Abandon();
+  std::vector<const void*> DsoHandles() const;
   void Unload();
 
   const uint64_t id_;
@@ -114,11 +126,15 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   std::condition_variable turn_over_;
   std::thread::id turn_of_;  // the thread that loads now
   int turn_depth_ = 0;
-  int dependents_ = 0;  // open dylibs that link to this one
+  uint64_t users_ = 0;         // whoever needs the code beside its owner
+  uint64_t thread_users_ = 0;  // those of them that are destructors pending in a thread
+  bool abandoned_ = false;     // closed or dropped, and no call is inside
   bool unloaded_ = false;
   std::atomic<bool> left_session_{false};
   std::vector<Link> link_order_;
   llvm::SmallDenseMap<llvm::orc::SymbolStringPtr, Symbol, 4> symbols_;
+  llvm::DenseMap<llvm::orc::SymbolStringPtr, std::shared_ptr<const TlsModule>>
+      thread_local_modules_;
   std::vector<Loaded> loads_;
 };
 

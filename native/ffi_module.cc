@@ -142,12 +142,8 @@ std::vector<ModulePtr> LinkOrderOf(const ObjectModuleObj& module) {
 }
 
 ObjectModuleObj::~ObjectModuleObj() {
-  if (dylib_->gate().IsInsideOnThisThread()) {
-    // The last function was dropped during its own call: the code is still to return through.
-    dylib_->session()->Defer(dylib_);
-    return;
-  }
   void* state = leave_interpreter();
+  dylib_->Drop();
   dylib_.reset();
   reenter_interpreter(state);
 }

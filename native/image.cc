@@ -139,8 +139,13 @@ void Image::Collect(LinkGraph& graph, const std::vector<Definition>& definitions
     auto& list = entry->first == kNoPriority ? finalizers : late_finalizers;
     list.push_back(reinterpret_cast<Finalizer>(entry->second));
   }
+  if (Section* section = graph.findSectionByName(kIndirectFunctions)) {
+    for (Block* block : section->blocks()) {
+      indirect_functions.push_back(block->getAddress().toPtr<void**>());
+    }
+  }
   if (Section* section = graph.findSectionByName(".data.__dso_handle")) {
-    dso_handle = llvm::jitlink::SectionRange(*section).getStart().toPtr<void*>();
+    dso_handle = llvm::jitlink::SectionRange(*section).getStart().toPtr<DsoHandle*>();
   }
   if (Section* section = graph.findSectionByName(".eh_frame")) {
     llvm::jitlink::SectionRange range(*section);
@@ -161,6 +166,9 @@ void Image::Collect(LinkGraph& graph, const std::vector<Definition>& definitions
 }
 
 void Image::RunInitializers() const {
+  for (void** function : indirect_functions) {
+    *function = reinterpret_cast<void* (*)()>(*function)();
+  }
   for (Initializer initializer : initializers) initializer(program_argc, program_argv, environ);
 }
 

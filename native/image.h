@@ -9,9 +9,11 @@
 
 #include <llvm/ExecutionEngine/Orc/Core.h>
 
+#include <memory>
 #include <vector>
 
 #include "link_graph.h"
+#include "thread_exit.h"
 #include "unwind.h"
 
 namespace object_loader {
@@ -20,20 +22,25 @@ struct Image {
   using Initializer = void (*)(int, char**, char**);
   using Finalizer = void (*)();
 
-  llvm::orc::ResourceTrackerSP tracker;          // removing it gives the memory back
-  std::vector<llvm::orc::ExecutorAddr> defined;  // in the order of the definitions given to Collect
-  std::vector<Initializer> initializers;         // in the order in which they run
-  std::vector<Finalizer> finalizers;             // before __cxa_finalize, in this order
-  std::vector<Finalizer> late_finalizers;        // those with a priority: after it
-  void* dso_handle = nullptr;                    // null where nothing refers to it
-  AddressRange eh_frame;                         // empty where there is none
+  llvm::orc::ResourceTrackerSP tracker;  // removing it gives the memory back
+  // In the order of the definitions given to Collect; of a thread-local variable, its offset.
+  std::vector<llvm::orc::ExecutorAddr> defined;
+  std::vector<void**> indirect_functions;  // pointers to the functions that choose
+  std::vector<Initializer> initializers;   // in the order in which they run
+  std::vector<Finalizer> finalizers;       // before __cxa_finalize, in this order
+  std::vector<Finalizer> late_finalizers;  // those with a priority: after it
+  DsoHandle* dso_handle = nullptr;         // null where nothing refers to it
+  AddressRange eh_frame;                   // empty where there is none
   AddressRange code;
   UnwindTable unwind_table;
+  std::shared_ptr<const TlsModule> tls_module;  // null where there is nothing thread-local
 
   // Fills in what a graph with its final addresses and content says.
   void Collect(llvm::jitlink::LinkGraph& graph, const std::vector<Definition>& definitions);
 
+  // Lets functions with several implementations choose theirs, then runs the initializers.
   void RunInitializers() const;
+  bool has_initializers() const { return !initializers.empty() || !indirect_functions.empty(); }
   // Runs finalizers, destructors and atexit handlers, as dlclose does.
   void RunFinalizers() const;
 };

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "error.h"
+#include "thread_exit.h"
 
 namespace object_loader {
 
@@ -38,6 +39,36 @@ std::unique_ptr<LinkGraph> Parse(const ObjectFile& object,
     throw LinkError(object.name() + ": " + message);
   }
   throw ObjectFormatError(object.name() + ": " + message);
+}
+
+// Puts a jump through a pointer in the place of each function that chooses an implementation when
+// it is loaded (IFUNC). So the function has one address for whoever refers to it, in whatever way.
+void AddIndirection(LinkGraph& graph, const ObjectFile& object) {
+  if (object.indirect_functions().empty()) return;
+  std::map<std::pair<uint64_t, StringRef>, bool> indirect;
+  for (const auto& function : object.indirect_functions()) {
+    indirect[{object.address(function.section) + function.offset, function.name}] = true;
+  }
+  std::vector<Symbol*> functions;
+  for (Symbol* symbol : graph.defined_symbols()) {
+    if (symbol->hasName() && indirect.count({symbol->getAddress().getValue(), *symbol->getName()}))
+      functions.push_back(symbol);
+  }
+  using llvm::orc::MemProt;
+  Section& stubs = graph.createSection("$ifunc.stubs", MemProt::Read | MemProt::Exec);
+  Section& pointers = graph.createSection(kIndirectFunctions, MemProt::Read | MemProt::Write);
+  static const char kJump[] = "\xff\x25\0\0\0\0\xcc\xcc";  // jmp *pointer(%rip)
+  for (Symbol* function : functions) {
+    Symbol& resolver = graph.addAnonymousSymbol(function->getBlock(), function->getOffset(),
+                                                function->getSize(), true, false);
+    Block& pointer = graph.createMutableContentBlock(pointers, 8, ExecutorAddr(), 8, 0);
+    pointer.addEdge(llvm::jitlink::x86_64::Pointer64, 0, resolver, 0);
+    Block& stub = graph.createContentBlock(stubs, {kJump, 8}, ExecutorAddr(), 8, 0);
+    stub.addEdge(llvm::jitlink::x86_64::Delta32, 2,
+                 graph.addAnonymousSymbol(pointer, 0, 8, false, false), -4);
+    function->setSize(0);
+    graph.transferDefinedSymbol(*function, stub, 0, 8);
+  }
 }
 
 bool IsGlobal(const Symbol& symbol) {
@@ -181,20 +212,28 @@ class Merger {
 
 LoadGraph::LoadGraph(std::vector<ObjectFile>& objects,
                      std::shared_ptr<llvm::orc::SymbolStringPool> names) {
-  uint64_t address = 0;
+  // What the loader adds has address 0.
+  uint64_t address = 1;
   for (ObjectFile& object : objects) {
     address = object.AssignAddresses(address);
     object_names_.push_back(object.name());
     name_ += (name_.empty() ? "" : " + ") + object.name();
   }
+  auto parse = [this](const ObjectFile& object, auto pool) {
+    auto graph = Parse(object, std::move(pool));
+    AddIndirection(*graph, object);
+    thread_locals_.Mark(*graph, object);
+    return graph;
+  };
   if (objects.size() == 1) {
-    graph_ = Parse(objects.front(), std::move(names));
+    graph_ = parse(objects.front(), std::move(names));
     for (const auto& symbol : objects.front().absolute_symbols()) DefineAbsolute(symbol, 0);
+    DefineLinkerSymbols();
     return;
   }
   // Of the single graphs only the content survives, and that lies in the objects.
   std::vector<std::unique_ptr<LinkGraph>> parsed;
-  for (const ObjectFile& object : objects) parsed.push_back(Parse(object, names));
+  for (const ObjectFile& object : objects) parsed.push_back(parse(object, names));
   graph_ = std::make_unique<LinkGraph>(name_, std::move(names), parsed.front()->getTargetTriple(),
                                        parsed.front()->getFeatures(),
                                        llvm::jitlink::x86_64::getEdgeKindName);
@@ -210,6 +249,18 @@ LoadGraph::LoadGraph(std::vector<ObjectFile>& objects,
   if (!duplicates.empty()) ThrowDuplicates(duplicates);
   for (size_t i = 0; i < objects.size(); ++i) {
     for (const auto& symbol : objects[i].absolute_symbols()) DefineAbsolute(symbol, i);
+  }
+  DefineLinkerSymbols();
+}
+
+void LoadGraph::DefineLinkerSymbols() {
+  if (thread_locals_.empty()) return;
+  for (Symbol* symbol : graph_->external_symbols()) {
+    if (*symbol->getName() != "_TLS_MODULE_BASE_") continue;
+    graph_->makeAbsolute(*symbol, ExecutorAddr());
+    symbol->setScope(Scope::Local);
+    thread_locals_.Bind(*symbol, {});
+    return;
   }
 }
 
@@ -231,12 +282,12 @@ std::vector<Definition> LoadGraph::Definitions() {
   std::vector<Definition> definitions;
   for (Symbol* symbol : graph_->defined_symbols()) {
     if (!IsGlobal(*symbol)) continue;
-    definitions.push_back(
-        {symbol, symbol->getLinkage() == Linkage::Weak, symbol->getScope() == Scope::Default});
+    definitions.push_back({symbol, symbol->getLinkage() == Linkage::Weak,
+                           symbol->getScope() == Scope::Default, thread_locals_.Defines(*symbol)});
   }
   for (Symbol* symbol : graph_->absolute_symbols()) {
     if (IsGlobal(*symbol)) {
-      definitions.push_back({symbol, false, symbol->getScope() == Scope::Default});
+      definitions.push_back({symbol, false, symbol->getScope() == Scope::Default, false});
     }
   }
   return definitions;
@@ -244,21 +295,24 @@ std::vector<Definition> LoadGraph::Definitions() {
 
 std::vector<Reference> LoadGraph::References() {
   std::vector<Reference> references;
+  auto thread_local_symbols = thread_locals_.References(*graph_);
   for (Symbol* symbol : graph_->external_symbols()) {
     StringRef name = *symbol->getName();
     // JITLink defines this one itself; the bounds of sections get their addresses later.
     if (name == "_GLOBAL_OFFSET_TABLE_" || SectionOfBound(*graph_, name)) continue;
-    references.push_back({symbol, symbol->isWeaklyReferenced(), used_by_.lookup(symbol)});
+    references.push_back({symbol, symbol->isWeaklyReferenced(), used_by_.lookup(symbol),
+                          thread_local_symbols.count(symbol) != 0});
   }
   return references;
 }
 
 void LoadGraph::DefineDsoHandle(const Reference& reference) {
-  // As in GCC's crtbeginS.o: a pointer-sized object that holds its own address.
+  // A DsoHandle, whose owner is not known yet.
   Section& section = graph_->createSection(".data.__dso_handle",
                                            llvm::orc::MemProt::Read | llvm::orc::MemProt::Write);
-  Block& block = graph_->createMutableContentBlock(section, 8, ExecutorAddr(), 8, 0);
-  graph_->makeDefined(*reference.symbol, block, 0, 8, Linkage::Strong, Scope::Local, true);
+  constexpr size_t kSize = sizeof(DsoHandle);
+  Block& block = graph_->createMutableContentBlock(section, kSize, ExecutorAddr(), 8, 0);
+  graph_->makeDefined(*reference.symbol, block, 0, kSize, Linkage::Strong, Scope::Local, true);
   block.addEdge(llvm::jitlink::x86_64::Pointer64, 0, *reference.symbol, 0);
 }
 
@@ -270,6 +324,16 @@ void LoadGraph::Override(const Definition& definition, ExecutorAddr address) {
 
 void LoadGraph::Bind(const Reference& reference, ExecutorAddr address) {
   graph_->makeAbsolute(*reference.symbol, address);
+}
+
+void LoadGraph::Override(const Definition& definition, TlsVariable variable) {
+  Override(definition, ExecutorAddr());
+  thread_locals_.Bind(*definition.symbol, std::move(variable));
+}
+
+void LoadGraph::Bind(const Reference& reference, TlsVariable variable) {
+  Bind(reference, ExecutorAddr());
+  thread_locals_.Bind(*reference.symbol, std::move(variable));
 }
 
 Section* SectionOfBound(LinkGraph& graph, StringRef name) {

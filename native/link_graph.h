@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "object_file.h"
+#include "thread_local.h"
 
 namespace object_loader {
 
@@ -26,6 +27,7 @@ struct Definition {
   llvm::jitlink::Symbol* symbol;
   bool weak;
   bool exported;  // visible outside the dylib; hidden otherwise
+  bool is_thread_local;
 };
 
 // A global symbol that the load needs from elsewhere.
@@ -33,6 +35,7 @@ struct Reference {
   llvm::jitlink::Symbol* symbol;
   bool weak;       // may stay undefined; its address is then 0
   size_t used_by;  // index of the first object that refers to it
+  bool is_thread_local;
 };
 
 class LoadGraph {
@@ -44,11 +47,12 @@ class LoadGraph {
 
   llvm::jitlink::LinkGraph& graph() { return *graph_; }
   std::unique_ptr<llvm::jitlink::LinkGraph> TakeGraph() { return std::move(graph_); }
+  ThreadLocals& thread_locals() { return thread_locals_; }
   const std::string& name() const { return name_; }
   const std::string& object_name(size_t index) const { return object_names_[index]; }
 
   std::vector<Definition> Definitions();
-  // Without the symbols that a linker itself defines, for which see DefineLinkerSymbols.
+  // Without the symbols that a linker itself defines.
   std::vector<Reference> References();
 
   // Turns the reference to `__dso_handle` into a variable of this load's own, within reach of its
@@ -59,15 +63,24 @@ class LoadGraph {
   void Override(const Definition& definition, llvm::orc::ExecutorAddr address);
   // Binds the reference to `address`.
   void Bind(const Reference& reference, llvm::orc::ExecutorAddr address);
+  // The same for thread-local variables.
+  void Override(const Definition& definition, TlsVariable variable);
+  void Bind(const Reference& reference, TlsVariable variable);
 
  private:
+  void DefineLinkerSymbols();
   void DefineAbsolute(const ObjectFile::AbsoluteSymbol& symbol, size_t object_index);
 
   std::string name_;
   std::vector<std::string> object_names_;
   std::unique_ptr<llvm::jitlink::LinkGraph> graph_;
+  ThreadLocals thread_locals_;
   llvm::DenseMap<llvm::jitlink::Symbol*, size_t> used_by_;  // only where there are several objects
 };
+
+// The section with a pointer for each function that chooses an implementation when it is loaded: at
+// first to the function that chooses.
+constexpr char kIndirectFunctions[] = "$ifunc";
 
 // Binds the references to `__start_NAME` and `__stop_NAME` to the ends of section NAME. For use
 // when addresses are known.

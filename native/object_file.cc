@@ -11,6 +11,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "error.h"
@@ -90,6 +91,7 @@ std::string MachineName(unsigned machine) {
 uint64_t FixupSize(uint32_t type) {
   switch (type) {
     case ELF::R_X86_64_NONE:
+    case ELF::R_X86_64_TLSDESC_CALL:
       return 0;
     case ELF::R_X86_64_8:
     case ELF::R_X86_64_PC8:
@@ -110,6 +112,28 @@ uint64_t FixupSize(uint32_t type) {
       return 8;
     default:
       return 4;
+  }
+}
+
+// The type that JITLink is shown in the place of one that asks for the place of a thread-local
+// variable, or nothing for other types.
+std::optional<uint32_t> ThreadLocalStandIn(uint32_t type) {
+  switch (type) {
+    case ELF::R_X86_64_TLSGD:
+    case ELF::R_X86_64_TLSLD:
+    case ELF::R_X86_64_GOTTPOFF:
+    case ELF::R_X86_64_GOTPC32_TLSDESC:
+      return ELF::R_X86_64_PC32;
+    case ELF::R_X86_64_DTPOFF32:
+    case ELF::R_X86_64_TPOFF32:
+      return ELF::R_X86_64_32S;
+    case ELF::R_X86_64_DTPOFF64:
+    case ELF::R_X86_64_TPOFF64:
+      return ELF::R_X86_64_64;
+    case ELF::R_X86_64_TLSDESC_CALL:  // marks an instruction that a linker may rewrite
+      return ELF::R_X86_64_NONE;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -255,6 +279,9 @@ void ObjectFile::Validate() {
       malformed("section " + section_name->str() + " has " + std::to_string(section.sh_size) +
                 " bytes");
     }
+    if ((section.sh_flags & ELF::SHF_TLS) && (section.sh_flags & ELF::SHF_ALLOC)) {
+      thread_local_sections_.push_back(i);
+    }
     if (section.sh_type == ELF::SHT_SYMTAB) {
       if (symbol_table) malformed("two symbol tables");
       symbol_table = &section;
@@ -297,6 +324,7 @@ void ObjectFile::Validate() {
   // JITLink makes no symbol for some of them, and crashes at a relocation that refers to one it did
   // not make. Remove with LLVM's message of "Could not find symbol at given index" mended.
   std::vector<bool> usable(symbols.size(), false);
+  std::vector<bool> thread_local_symbols(symbols.size(), false);
   for (size_t i = 0; i < symbols.size(); ++i) {
     Sym& symbol = symbols[i];
     auto symbol_name = symbol.getName(symbol_names);
@@ -305,13 +333,15 @@ void ObjectFile::Validate() {
     if (has_lto && *symbol_name == "__gnu_lto_slim") {
       Fail("holds only GCC's LTO bytecode: compile without -flto, or with -ffat-lto-objects");
     }
-    bool tls = symbol.getType() == ELF::STT_TLS;
-    if (tls || symbol.getType() == ELF::STT_GNU_IFUNC) {
-      throw LinkError(name_ + ": symbol " + Demangled(symbol_name->str()) +
-                      (tls ? " is thread_local, which is not supported: compile with "
-                             "-femulated-tls (clang), or build this object as a shared library"
-                           : " is an IFUNC, which is not supported"));
+    bool is_thread_local = symbol.getType() == ELF::STT_TLS;
+    bool is_indirect = symbol.getType() == ELF::STT_GNU_IFUNC;
+    if (is_thread_local && (symbol.isCommon() || symbol.st_shndx == ELF::SHN_ABS)) {
+      malformed("thread-local symbol " + symbol_name->str() + " in no section");
     }
+    thread_local_symbols[i] = is_thread_local;
+    // JITLink is not to know of the difference.
+    if (is_thread_local) symbol.setType(ELF::STT_NOTYPE);
+    if (is_indirect) symbol.setType(ELF::STT_FUNC);
     if (symbol.isCommon()) {
       if (symbol.st_size > kMaxSectionSize || symbol.st_value > kMaxAlignment ||
           !llvm::isPowerOf2_64(symbol.st_value)) {
@@ -343,7 +373,14 @@ void ObjectFile::Validate() {
     if (symbol.st_value > size || symbol.st_size > size - symbol.st_value) {
       malformed("symbol " + symbol_name->str() + " reaches past the end of its section");
     }
+    bool in_thread_local = (sections[index].sh_flags & ELF::SHF_TLS) != 0;
+    if (symbol.getType() == ELF::STT_SECTION) thread_local_symbols[i] = in_thread_local;
+    if (thread_local_symbols[i] != in_thread_local) {
+      malformed("symbol " + symbol_name->str() + (in_thread_local ? " is not" : " is") +
+                " thread-local, unlike its section");
+    }
     unsigned type = symbol.getType();
+    if (is_indirect) indirect_functions_.push_back({index, symbol.st_value, symbol_name->str()});
     usable[i] = sections[index].sh_type != ELF::SHT_NULL &&
                 (type == ELF::STT_NOTYPE || type == ELF::STT_OBJECT || type == ELF::STT_FUNC ||
                  type == ELF::STT_SECTION);
@@ -362,6 +399,8 @@ void ObjectFile::Validate() {
     check(relocations.takeError());
     for (const Elf::Rela& relocation : *relocations) {
       uint32_t type = relocation.getType(false);
+      auto stand_in = ThreadLocalStandIn(type);
+      if (stand_in) const_cast<Elf::Rela&>(relocation).setType(*stand_in, false);
       uint64_t size = FixupSize(type);
       if (size == 0) continue;
       if (target.sh_type == ELF::SHT_NOBITS || relocation.r_offset > target.sh_size ||
@@ -372,8 +411,33 @@ void ObjectFile::Validate() {
       }
       uint32_t symbol = relocation.getSymbol(false);
       if (symbol >= symbols.size() || !usable[symbol]) malformed("a relocation's symbol index");
+      // JITLink turns such a call into a direct one with a prefix of its own, which does not go
+      // with the prefixes that this call has. Remove when JITLink looks at what precedes the
+      // opcode.
+      if (type == ELF::R_X86_64_GOTPCRELX &&
+          llvm::cantFail(symbols[symbol].getName(symbol_names)) == "__tls_get_addr") {
+        const_cast<Elf::Rela&>(relocation).setType(ELF::R_X86_64_GOTPCREL, false);
+      }
+      if (stand_in) {
+        thread_local_relocations_.push_back({section.sh_info, relocation.r_offset, type});
+      } else if (thread_local_symbols[symbol]) {
+        throw LinkError(name_ + ": relocation " +
+                        llvm::object::getELFRelocationTypeName(ELF::EM_X86_64, type).str() +
+                        " does not suit a thread-local variable, " +
+                        Demangled(symbols[symbol].getName(symbol_names)->str()));
+      }
     }
   }
+}
+
+uint64_t ObjectFile::address(size_t section) const {
+  return llvm::cantFail(llvm::cantFail(ElfFile::create(buffer().getBuffer())).sections())[section]
+      .sh_addr;
+}
+
+uint64_t ObjectFile::size(size_t section) const {
+  return llvm::cantFail(llvm::cantFail(ElfFile::create(buffer().getBuffer())).sections())[section]
+      .sh_size;
 }
 
 uint64_t ObjectFile::AssignAddresses(uint64_t base) {

@@ -42,6 +42,33 @@ class ObjectFile {
   };
   const std::vector<AbsoluteSymbol>& absolute_symbols() const { return absolute_symbols_; }
 
+  // A relocation that asks for the place of a thread-local variable (ELF Handling For Thread-Local
+  // Storage). In the private copy it is one of the same width that JITLink knows.
+  struct ThreadLocalRelocation {
+    size_t section;
+    uint64_t offset;
+    uint32_t type;  // as it was in the file
+  };
+  const std::vector<ThreadLocalRelocation>& thread_local_relocations() const {
+    return thread_local_relocations_;
+  }
+
+  // A function that chooses an implementation when it is loaded (STT_GNU_IFUNC); the symbol's place
+  // is that of the resolver. In the private copy it is an ordinary function.
+  struct IndirectFunction {
+    size_t section;
+    uint64_t offset;
+    std::string name;
+  };
+  const std::vector<IndirectFunction>& indirect_functions() const { return indirect_functions_; }
+
+  // The sections that hold initial values of thread-local variables, or only give their size.
+  const std::vector<size_t>& thread_local_sections() const { return thread_local_sections_; }
+
+  // Of a section, after AssignAddresses.
+  uint64_t address(size_t section) const;
+  uint64_t size(size_t section) const;
+
   // Gives the sections distinct addresses from `base` upwards, in file order, and returns the end.
   // In a relocatable object all of them are 0, but JITLink orders blocks by address and tells the
   // records of .eh_frame apart by it, also when several objects are linked as one.
@@ -56,6 +83,9 @@ class ObjectFile {
   std::string name_;
   std::unique_ptr<llvm::WritableMemoryBuffer> buffer_;
   std::vector<AbsoluteSymbol> absolute_symbols_;
+  std::vector<ThreadLocalRelocation> thread_local_relocations_;
+  std::vector<IndirectFunction> indirect_functions_;
+  std::vector<size_t> thread_local_sections_;
 };
 
 }  // namespace object_loader

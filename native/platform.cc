@@ -59,9 +59,19 @@ class LinkContext : public jitlink::JITLinkContext {
 
   llvm::Error modifyPassConfig(LinkGraph&, jitlink::PassConfiguration& config) override {
     config.PostPrunePasses.push_back(PackEHFrame);
+    config.PostPrunePasses.push_back(
+        [this](LinkGraph& graph) { return request_.load.thread_locals().Lower(graph); });
     config.PostAllocationPasses.push_back(BindSectionBounds);
-    config.PostFixupPasses.push_back([this](LinkGraph& graph) {
+    config.PostFixupPasses.push_back([this](LinkGraph& graph) -> llvm::Error {
+      ThreadLocals& thread_locals = request_.load.thread_locals();
+      if (llvm::Error error = thread_locals.Resolve(graph)) return error;
       request_.image.Collect(graph, request_.definitions);
+      request_.image.tls_module = thread_locals.module();
+      for (size_t i = 0; i < request_.definitions.size(); ++i) {
+        const Definition& definition = request_.definitions[i];
+        if (!definition.is_thread_local) continue;
+        request_.image.defined[i] = orc::ExecutorAddr(thread_locals.OffsetOf(*definition.symbol));
+      }
       return llvm::Error::success();
     });
     return llvm::Error::success();
@@ -173,6 +183,9 @@ std::vector<orc::ExecutorAddr> ProcessSymbols::Find(llvm::ArrayRef<orc::SymbolSt
 
 orc::ExecutorAddr ProcessSymbols::FindNew(const orc::SymbolStringPtr& name) {
   std::string symbol(*name);
+  if (void* own = ThreadExitFunction(symbol)) {
+    return found_[name] = orc::ExecutorAddr::fromPtr(own);
+  }
   void* address = dlsym(RTLD_DEFAULT, symbol.c_str());
   if (address == nullptr && tvm_ffi_) address = dlsym(tvm_ffi_, symbol.c_str());
   if (address) {
@@ -263,6 +276,7 @@ Image Platform::Link(LoadGraph& load, const std::vector<Definition>& definitions
 void Platform::Unlink(Image& image) {
   image.unwind_table = {};
   llvm::consumeError(image.tracker->remove());
+  image.tls_module = nullptr;
   image.tracker = nullptr;
   // Names that no symbol uses any more stay in the pool until somebody sweeps it. A sweep looks at
   // every name, so it waits until the loads removed outnumber the live ones.

@@ -68,30 +68,40 @@ void Session::Close() {
 
 void Session::Defer(std::shared_ptr<SessionMember> member) {
   std::lock_guard<std::mutex> lock(mutex_);
+  if (std::find(deferred_.begin(), deferred_.end(), member) != deferred_.end()) return;
   deferred_.push_back(std::move(member));
+}
+
+void Session::Forget(const SessionMember& member) {
+  std::shared_ptr<SessionMember> forgotten;
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto found = std::find_if(deferred_.begin(), deferred_.end(),
+                            [&](const auto& deferred) { return deferred.get() == &member; });
+  if (found == deferred_.end()) return;
+  forgotten = std::move(*found);
+  deferred_.erase(found);
 }
 
 void Session::ReleaseDeferred() {
   std::vector<std::shared_ptr<SessionMember>> deferred;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    deferred.swap(deferred_);
+    deferred = deferred_;
   }
-  for (auto& member : deferred) {
-    try {
-      member->CheckClosable();
-    } catch (const ObjectLoaderError&) {
-      Defer(std::move(member));
-    }
-  }
+  for (const auto& member : deferred) member->TryUnload();
 }
 
 std::map<std::string, uint64_t> Session::Stats() {
   MemoryPool::Usage usage = platform_.memory().usage();
-  return {{"dylibs", Members().size()}, {"objects", objects},
-          {"symbols", symbols},         {"loads", loads},
-          {"bytes_code", usage.code},   {"bytes_constants", usage.constants},
-          {"bytes_data", usage.data},   {"bytes_reserved", usage.reserved}};
+  return {{"dylibs", Members().size()},
+          {"objects", objects},
+          {"symbols", symbols},
+          {"loads", loads},
+          {"retained", retained},
+          {"bytes_code", usage.code},
+          {"bytes_constants", usage.constants},
+          {"bytes_data", usage.data},
+          {"bytes_reserved", usage.reserved}};
 }
 
 }  // namespace object_loader

@@ -30,6 +30,8 @@ class SessionMember {
   // Throws ObjectLoaderError where Close would have to wait for the thread that calls it.
   virtual void CheckClosable() const = 0;
   virtual void Close() = 0;
+  // Unloads the code of a member that was closed or dropped, unless something still needs it.
+  virtual void TryUnload() = 0;
 };
 
 class Session {
@@ -54,14 +56,18 @@ class Session {
   // Closes all members, the newest first. Nothing is closed if one of them can't be. Idempotent.
   void Close();
 
-  // Keeps a member whose last user let go of it while its code was running on this very thread.
+  // Keeps a member that was closed or dropped while its code runs, or while threads that do not
+  // know of it are to run its destructors.
   void Defer(std::shared_ptr<SessionMember> member);
-  // Lets go of deferred members whose code no longer runs.
+  // Lets go of it.
+  void Forget(const SessionMember& member);
+  // Unloads deferred members whose code is no longer needed.
   void ReleaseDeferred();
 
-  std::atomic<uint64_t> objects{0};  // in memory now
-  std::atomic<uint64_t> symbols{0};  // in the dylibs' tables now
-  std::atomic<uint64_t> loads{0};    // that ever succeeded
+  std::atomic<uint64_t> objects{0};   // in memory now
+  std::atomic<uint64_t> symbols{0};   // in the dylibs' tables now
+  std::atomic<uint64_t> loads{0};     // that ever succeeded
+  std::atomic<uint64_t> retained{0};  // closed or dropped dylibs whose code is still needed
 
   std::map<std::string, uint64_t> Stats();
 

@@ -12,6 +12,9 @@ NATIVE = Path(__file__).parent.parent / "native"
 LAYERS = [
     "error",
     "object_file",
+    "tls_module",
+    "thread_local",
+    "thread_exit",
     "link_graph",
     "free_ranges",
     "memory",

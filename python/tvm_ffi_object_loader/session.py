@@ -253,8 +253,9 @@ class Session:
         -------
         dict
             What is there now: ``dylibs``, ``objects``, ``symbols``; sizes in bytes: ``bytes_code``,
-            ``bytes_constants``, ``bytes_data``, and ``bytes_reserved`` of address space; and
-            ``loads``, how many loads ever succeeded. A closed session holds nothing.
+            ``bytes_constants``, ``bytes_data``, and ``bytes_reserved`` of address space;
+            ``retained``, the dylibs that were closed or dropped and whose code is still needed;
+            and ``loads``, how many loads ever succeeded. A closed session holds nothing else.
 
         Examples
         --------

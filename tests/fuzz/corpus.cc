@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What mutants are made of: exceptions, COMDAT, vtables, jump tables, strings, weak symbols, and no
-// initializers, so that loading a mutant runs none of its code.
+// What mutants are made of: exceptions, COMDAT, vtables, jump tables, strings, weak symbols,
+// thread-local variables, and no initializers, so that loading a mutant runs none of its code.
 #include <cstdlib>
 #include <map>
 #include <stdexcept>
@@ -25,6 +25,8 @@ static int table[64] = {1, 2, 3};
 int* pointer = &table[5];
 const char* names[] = {"a", "b"};
 char zeros[100000];
+thread_local int per_thread = 7;
+static thread_local int* to_counter = &counter;
 extern "C" __attribute__((weak)) int weak_one() { return counter; }
 extern "C" __attribute__((weak)) int not_there();
 
@@ -58,7 +60,7 @@ int Switch(int x) {
     case 4:
       throw std::runtime_error("four");
     case 5:
-      return zeros[x] + names[1][0];
+      return zeros[x] + names[1][0] + ++per_thread + *to_counter;
     case 6:
       abort();
   }

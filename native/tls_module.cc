@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tls_module.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <link.h>
+#include <llvm/Support/MathExtras.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "error.h"
+
+extern "C" void* __tls_get_addr(void* module_and_offset);
+
+namespace object_loader {
+
+namespace {
+
+std::atomic<uint64_t> last_number{0};
+
+// The bytes of a shared library that holds thread-local variables and the answers to queries, which
+// the dynamic linker writes when it opens it.
+class Library {
+ public:
+  Library(const std::string& name, const TlsModule::Variables& variables,
+          llvm::ArrayRef<TlsModule::Query> queries) {
+    Elf64_Sym none = {};
+    symbols_.push_back(none);
+    uint32_t own_name = AddString(name);
+    Elf64_Sym start = {};
+    start.st_name = own_name;
+    start.st_info = ELF64_ST_INFO(STB_GLOBAL, STT_TLS);
+    start.st_shndx = 1;  // anything but undefined
+    symbols_.push_back(start);
+
+    bool is_static = false;
+    for (size_t i = 0; i < queries.size(); ++i) {
+      const TlsVariable& variable = queries[i].variable;
+      std::string symbol = variable.module ? variable.module->name() : variable.symbol;
+      if (variable.module) needed_.insert(symbol);
+      uint32_t index = symbol.empty() ? 0 : Import(symbol);
+      uint64_t slot = i * sizeof(TlsModule::Answer);
+      switch (queries[i].kind) {
+        case TlsModule::Query::kModuleAndOffset:
+          Relocate(slot, R_X86_64_DTPMOD64, index, 0);
+          Relocate(slot + 8, R_X86_64_DTPOFF64, index, variable.offset);
+          break;
+        case TlsModule::Query::kModule:
+          Relocate(slot, R_X86_64_DTPMOD64, index, 0);
+          break;
+        case TlsModule::Query::kThreadOffset:
+          Relocate(slot, R_X86_64_TPOFF64, index, variable.offset);
+          is_static = true;
+          break;
+        case TlsModule::Query::kDescriptor:
+          Relocate(slot, R_X86_64_TLSDESC, index, variable.offset);
+          break;
+      }
+    }
+    // For this module's own number.
+    Relocate(queries.size() * sizeof(TlsModule::Answer), R_X86_64_DTPMOD64, 0, 0);
+    Build(own_name, variables, (queries.size() + 1) * sizeof(TlsModule::Answer), is_static);
+  }
+
+  const std::vector<char>& bytes() const { return bytes_; }
+  uint64_t answers() const { return answers_; }
+
+ private:
+  uint32_t AddString(const std::string& text) {
+    uint32_t offset = static_cast<uint32_t>(strings_.size());
+    strings_.append(text.c_str(), text.size() + 1);
+    return offset;
+  }
+
+  uint32_t Import(const std::string& symbol) {
+    auto [entry, is_new] = imports_.try_emplace(symbol, static_cast<uint32_t>(symbols_.size()));
+    if (is_new) {
+      Elf64_Sym import = {};
+      import.st_name = AddString(symbol);
+      import.st_info = ELF64_ST_INFO(STB_GLOBAL, STT_TLS);
+      symbols_.push_back(import);
+    }
+    return entry->second;
+  }
+
+  // `offset` is that in the area of answers; Build adds where that lies.
+  void Relocate(uint64_t offset, uint32_t type, uint32_t symbol, uint64_t addend) {
+    Elf64_Rela relocation = {};
+    relocation.r_offset = offset;
+    relocation.r_info = ELF64_R_INFO(uint64_t{symbol}, type);
+    relocation.r_addend = static_cast<int64_t>(addend);
+    relocations_.push_back(relocation);
+  }
+
+  template <typename T>
+  uint64_t Append(const std::vector<T>& table) {
+    bytes_.resize(llvm::alignTo(bytes_.size(), 16));
+    uint64_t offset = bytes_.size();
+    const char* begin = reinterpret_cast<const char*>(table.data());
+    bytes_.insert(bytes_.end(), begin, begin + table.size() * sizeof(T));
+    return offset;
+  }
+
+  void Build(uint32_t own_name, const TlsModule::Variables& variables, uint64_t answers_size,
+             bool is_static) {
+    std::vector<Elf64_Dyn> dynamic;
+    auto add = [&](int64_t tag, uint64_t value) {
+      Elf64_Dyn entry = {};
+      entry.d_tag = tag;
+      entry.d_un.d_val = value;
+      dynamic.push_back(entry);
+    };
+    for (const std::string& library : needed_) add(DT_NEEDED, AddString(library));
+
+    constexpr size_t kSegments = 4;
+    bytes_.resize(sizeof(Elf64_Ehdr) + kSegments * sizeof(Elf64_Phdr));
+    uint64_t symbols = Append(symbols_);
+    // One bucket, with the one symbol that is defined.
+    std::vector<uint32_t> hash = {1, static_cast<uint32_t>(symbols_.size()), 1};
+    hash.resize(hash.size() + symbols_.size(), 0);
+    uint64_t hashes = Append(hash);
+    answers_ = Append(std::vector<char>(answers_size));
+    for (Elf64_Rela& relocation : relocations_) relocation.r_offset += answers_;
+    uint64_t relocations = Append(relocations_);
+    uint64_t strings = Append(std::vector<char>(strings_.begin(), strings_.end()));
+
+    add(DT_SONAME, own_name);
+    add(DT_HASH, hashes);
+    add(DT_STRTAB, strings);
+    add(DT_STRSZ, strings_.size());
+    add(DT_SYMTAB, symbols);
+    add(DT_SYMENT, sizeof(Elf64_Sym));
+    add(DT_RELA, relocations);
+    add(DT_RELASZ, relocations_.size() * sizeof(Elf64_Rela));
+    add(DT_RELAENT, sizeof(Elf64_Rela));
+    add(DT_FLAGS, DF_BIND_NOW | (is_static ? uint64_t{DF_STATIC_TLS} : 0));
+    add(DT_NULL, 0);
+    uint64_t dynamics = Append(dynamic);
+
+    bytes_.resize(llvm::alignTo(bytes_.size(), variables.alignment));
+    uint64_t values = bytes_.size();
+    bytes_.insert(bytes_.end(), variables.values.begin(), variables.values.end());
+
+    Elf64_Ehdr header = {};
+    std::memcpy(header.e_ident, ELFMAG, SELFMAG);
+    header.e_ident[EI_CLASS] = ELFCLASS64;
+    header.e_ident[EI_DATA] = ELFDATA2LSB;
+    header.e_ident[EI_VERSION] = EV_CURRENT;
+    header.e_type = ET_DYN;
+    header.e_machine = EM_X86_64;
+    header.e_version = EV_CURRENT;
+    header.e_phoff = sizeof(header);
+    header.e_ehsize = sizeof(header);
+    header.e_phentsize = sizeof(Elf64_Phdr);
+    header.e_phnum = kSegments;
+    std::memcpy(bytes_.data(), &header, sizeof(header));
+
+    auto segment = [](uint32_t type, uint64_t offset, uint64_t file_size, uint64_t size,
+                      uint64_t alignment) {
+      Elf64_Phdr segment = {};
+      segment.p_type = type;
+      segment.p_flags = PF_R | PF_W;
+      segment.p_offset = segment.p_vaddr = segment.p_paddr = offset;
+      segment.p_filesz = file_size;
+      segment.p_memsz = size;
+      segment.p_align = alignment;
+      return segment;
+    };
+    const Elf64_Phdr segments[kSegments] = {
+        segment(PT_LOAD, 0, bytes_.size(), bytes_.size(), 4096),
+        segment(PT_DYNAMIC, dynamics, dynamic.size() * sizeof(Elf64_Dyn),
+                dynamic.size() * sizeof(Elf64_Dyn), 16),
+        segment(PT_TLS, values, variables.values.size(), variables.size, variables.alignment),
+        // Without it, the dynamic linker would make every thread's stack executable.
+        segment(PT_GNU_STACK, 0, 0, 0, 16),
+    };
+    std::memcpy(bytes_.data() + sizeof(header), segments, sizeof(segments));
+  }
+
+  std::string strings_ = std::string(1, '\0');
+  std::vector<Elf64_Sym> symbols_;
+  std::map<std::string, uint32_t> imports_;
+  std::set<std::string> needed_;
+  std::vector<Elf64_Rela> relocations_;
+  std::vector<char> bytes_;
+  uint64_t answers_ = 0;
+};
+
+// A path to the open file that no library opened before has: the dynamic linker takes two libraries
+// of one path for the same, but the number of a closed file is used again.
+std::string UniquePath(int file, uint64_t number) {
+  std::string path = "/proc/self/fd";
+  for (; number != 0; number >>= 1) path += (number & 1) ? "/." : "/";
+  return path + "/" + std::to_string(file);
+}
+
+class OpenFile {
+ public:
+  explicit OpenFile(const std::vector<char>& bytes)
+      : file_(memfd_create("object_loader_tls", MFD_CLOEXEC)) {
+    for (size_t done = 0; file_ >= 0 && done < bytes.size();) {
+      ssize_t written = write(file_, bytes.data() + done, bytes.size() - done);
+      if (written < 0 && errno == EINTR) continue;
+      if (written <= 0) {
+        close(file_);
+        file_ = -1;
+      } else {
+        done += static_cast<size_t>(written);
+      }
+    }
+    if (file_ < 0) {
+      throw OutOfMemoryError(std::string("no memory for thread-local variables: ") +
+                             std::strerror(errno));
+    }
+  }
+  ~OpenFile() { close(file_); }
+  OpenFile(const OpenFile&) = delete;
+  OpenFile& operator=(const OpenFile&) = delete;
+  int get() const { return file_; }
+
+ private:
+  int file_;
+};
+
+}  // namespace
+
+std::shared_ptr<const TlsModule> TlsModule::Open(const Variables& variables,
+                                                 llvm::ArrayRef<Query> queries) {
+  uint64_t number = ++last_number;
+  std::shared_ptr<TlsModule> module(new TlsModule);
+  module->name_ = "object_loader_tls_" + std::to_string(number);
+  Library library(module->name_, variables, queries);
+  {
+    OpenFile file(library.bytes());
+    module->library_ = dlopen(UniquePath(file.get(), number).c_str(), RTLD_NOW | RTLD_LOCAL);
+  }
+  if (!module->library_) {
+    std::string reason = dlerror();
+    if (reason.find("static TLS") != std::string::npos) {
+      throw LinkError(
+          "its thread-local variables need room that the process has set aside when it started, "
+          "and none is left; compile with -fPIC and without -ftls-model (" +
+          reason + ")");
+    }
+    throw LinkError("the dynamic linker refuses its thread-local variables: " + reason);
+  }
+  link_map* map = nullptr;
+  if (dlinfo(module->library_, RTLD_DI_LINKMAP, &map) != 0) {
+    throw LinkError(std::string("the dynamic linker does not tell where its thread-local ") +
+                    "variables are: " + dlerror());
+  }
+  std::vector<Answer> answers(queries.size() + 1);
+  std::memcpy(answers.data(), reinterpret_cast<const void*>(map->l_addr + library.answers()),
+              answers.size() * sizeof(Answer));
+  module->id_ = answers.back()[0];
+  answers.pop_back();
+  module->answers_ = std::move(answers);
+  return module;
+}
+
+TlsModule::~TlsModule() {
+  if (library_) dlclose(library_);
+}
+
+void* TlsModule::Address(uint64_t offset) const {
+  uint64_t module_and_offset[2] = {id_, offset};
+  return __tls_get_addr(module_and_offset);
+}
+
+}  // namespace object_loader
