@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -258,6 +259,11 @@ void ObjectFile::Validate() {
   auto section_names = file->getSectionStringTable(*section_range);
   check(section_names.takeError());
 
+  // The tables are changed below, each after it was found good; that must not change another one.
+  auto* header = reinterpret_cast<const Elf::Ehdr*>(buffer().getBufferStart());
+  std::vector<std::pair<uint64_t, uint64_t>> tables = {
+      {0, sizeof(Elf::Ehdr)}, {header->e_shoff, sections.size() * sizeof(Shdr)}};  // offset, size
+
   const Shdr* symbol_table = nullptr;
   bool has_lto = false;
   for (size_t i = 0; i < sections.size(); ++i) {
@@ -269,6 +275,13 @@ void ObjectFile::Validate() {
     if (section.sh_type != ELF::SHT_NOBITS) {
       auto content = file->getSectionContents(section);
       check(content.takeError());
+    }
+    switch (section.sh_type) {
+      case ELF::SHT_SYMTAB:
+      case ELF::SHT_SYMTAB_SHNDX:
+      case ELF::SHT_STRTAB:
+      case ELF::SHT_RELA:
+        if (section.sh_size != 0) tables.push_back({section.sh_offset, section.sh_size});
     }
     if (section.sh_addralign > kMaxAlignment ||
         (section.sh_addralign != 0 && !llvm::isPowerOf2_64(section.sh_addralign))) {
@@ -285,6 +298,13 @@ void ObjectFile::Validate() {
     if (section.sh_type == ELF::SHT_SYMTAB) {
       if (symbol_table) malformed("two symbol tables");
       symbol_table = &section;
+    }
+  }
+
+  std::sort(tables.begin(), tables.end());
+  for (size_t i = 1; i < tables.size(); ++i) {
+    if (tables[i].first < tables[i - 1].first + tables[i - 1].second) {
+      malformed("two of its tables overlap");
     }
   }
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load mutants of objects until one kills the process: ``load_mutants.py SEED COUNT OBJECT...``.
 
-None of the objects has initializers, so no mutated code runs. What loads is unloaded again, and
-before that an exception is thrown and caught, so that the unwinder reads the mutant's records. The
-number of each mutant is printed before it is loaded, so that the last one printed is the culprit.
+None of the objects has initializers, and mutants with a function that chooses its implementation
+are left out, so no mutated code runs. What loads is unloaded again, and before that an exception is
+thrown and caught, so that the unwinder reads the mutant's records. The number of each mutant is
+printed before it is loaded, so that the last one printed is the culprit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from mutate import mutants
+from mutate import has_resolvers, mutants
 
 import tvm_ffi_object_loader as tol
 
@@ -26,6 +27,8 @@ def main(seed: int, count: int, thrower: str, *objects: str) -> None:
     loaded = 0
     seeds = [Path(name).read_bytes() for name in objects]
     for number, mutant in enumerate(itertools.islice(mutants(seeds, seed), count)):
+        if has_resolvers(mutant):
+            continue
         os.pwrite(progress, b"%d\n" % number, 0)
         try:
             dylib = session.load(mutant)

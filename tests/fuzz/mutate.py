@@ -101,3 +101,13 @@ def mutants(seed_objects: list[bytes], seed: int) -> Iterator[bytes]:
                     size, b"\0"
                 )
         yield bytes(data)
+
+
+def has_resolvers(data: bytes) -> bool:
+    """Whether a symbol table holds functions that run when the object is loaded (STT_GNU_IFUNC)."""
+    try:
+        tables = [section for section in _sections(data) if section[1] == _SHT_SYMTAB]
+    except (struct.error, OverflowError):
+        return False
+    infos = (data[offset + 4 : offset + size : 24] for _, _, offset, size in tables)
+    return any(info & 0xF == 10 for table in infos for info in table)
