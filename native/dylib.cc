@@ -7,6 +7,7 @@
 #include <atomic>
 #include <map>
 #include <set>
+#include <shared_mutex>
 #include <utility>
 
 #include "error.h"
@@ -42,6 +43,38 @@ void Finalize(const Image& image) {
 }
 
 std::atomic<uint64_t> last_id{0};
+
+// Whose code is where, in all sessions.
+class CodeMap {
+ public:
+  void Add(AddressRange range, Dylib* dylib) {
+    if (range.begin == range.end) return;
+    std::unique_lock<std::shared_mutex> lock(mutex_);
+    ranges_[range.begin] = {range.end, dylib};
+  }
+  void Remove(AddressRange range) {
+    std::unique_lock<std::shared_mutex> lock(mutex_);
+    ranges_.erase(range.begin);
+  }
+  // Null where the address is in no code. The dylib lives for as long as its code is there.
+  Dylib* Find(uint64_t address) {
+    std::shared_lock<std::shared_mutex> lock(mutex_);
+    auto range = ranges_.upper_bound(address);
+    if (range == ranges_.begin()) return nullptr;
+    --range;
+    return address < range->second.first ? range->second.second : nullptr;
+  }
+
+ private:
+  std::shared_mutex mutex_;
+  std::map<uint64_t, std::pair<uint64_t, Dylib*>> ranges_;
+};
+
+// Never destroyed: loaded code may outlive everything else.
+CodeMap& Code() {
+  static auto* map = new CodeMap;
+  return *map;
+}
 
 }  // namespace
 
@@ -142,6 +175,7 @@ void Dylib::Load(std::vector<ObjectFile> objects, const std::function<void()>& o
   }
   image.defined = {};
   if (image.dso_handle) image.dso_handle->owner = this;
+  Code().Add(image.code, this);
   try {
     Initialize(*load, image);
     on_initialized();
@@ -158,6 +192,7 @@ void Dylib::Load(std::vector<ObjectFile> objects, const std::function<void()>& o
     image.finalizers.clear();
     image.late_finalizers.clear();
     Finalize(image);
+    Code().Remove(image.code);
     session_->platform().Unlink(image);
     throw;
   }
@@ -442,10 +477,25 @@ void Dylib::RemoveUser(User kind) {
   TryUnload();
 }
 
+std::shared_ptr<void> Dylib::KeepCodeAt(const void* address) {
+  Dylib* dylib = Code().Find(reinterpret_cast<uintptr_t>(address));
+  return dylib ? dylib->KeepCode() : nullptr;
+}
+
 std::shared_ptr<void> Dylib::KeepCode() {
-  AddUser(User::kOther);
-  return std::shared_ptr<void>(
-      this, [self = shared_from_this()](void*) { self->RemoveUser(User::kOther); });
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::shared_ptr<void> kept = kept_code_.lock();
+  if (!kept) {
+    // Moved out, since the deleter itself lives for as long as kept_code_ refers to it.
+    auto remove = [self = shared_from_this()](void*) mutable {
+      auto dylib = std::move(self);
+      dylib->RemoveUser(User::kOther);
+    };
+    kept = std::shared_ptr<void>(this, std::move(remove));
+    kept_code_ = kept;
+    ++users_;
+  }
+  return kept;
 }
 
 std::shared_ptr<void> Dylib::KeepForThread() {
@@ -492,6 +542,7 @@ void Dylib::Unload() {
   Platform& platform = session_->platform();
   for (auto load = loads_.rbegin(); load != loads_.rend(); ++load) Finalize(load->image);
   for (auto load = loads_.rbegin(); load != loads_.rend(); ++load) {
+    Code().Remove(load->image.code);
     platform.Unlink(load->image);
     session_->objects -= load->objects;
     session_->symbols -= load->symbols;

@@ -77,9 +77,9 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   void Drop();
   void TryUnload() override;
 
-  // The code stays in memory until the result is gone. For use while the dylib is open, or by its
-  // own code.
-  std::shared_ptr<void> KeepCode();
+  // The code at this address, which leads to the dylib and stays in memory until the result is
+  // gone; null where no dylib's code is there. For use by whoever knows that the code is loaded.
+  static std::shared_ptr<void> KeepCodeAt(const void* address);
   std::shared_ptr<void> KeepForThread() override;
   // The message of the SessionClosedError for this dylib.
   std::string ClosedMessage() const;
@@ -110,6 +110,7 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   void Initialize(const LoadGraph& load, const Image& image) const;
   void ThrowIfClosed() const;
   void LeaveSession();
+  std::shared_ptr<void> KeepCode();
   void AddUser(User kind);
   void RemoveUser(User kind);
   void Abandon();
@@ -126,9 +127,10 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   std::condition_variable turn_over_;
   std::thread::id turn_of_;  // the thread that loads now
   int turn_depth_ = 0;
-  uint64_t users_ = 0;         // whoever needs the code beside its owner
-  uint64_t thread_users_ = 0;  // those of them that are destructors pending in a thread
-  bool abandoned_ = false;     // closed or dropped, and no call is inside
+  std::weak_ptr<void> kept_code_;  // what KeepCode has given
+  uint64_t users_ = 0;             // whoever needs the code beside its owner
+  uint64_t thread_users_ = 0;      // those of them that are destructors pending in a thread
+  bool abandoned_ = false;         // closed or dropped, and no call is inside
   bool unloaded_ = false;
   std::atomic<bool> left_session_{false};
   std::vector<Link> link_order_;

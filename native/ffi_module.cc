@@ -16,9 +16,6 @@ namespace {
 
 namespace ffi = tvm::ffi;
 
-void* (*leave_interpreter)() = [] { return static_cast<void*>(nullptr); };
-void (*reenter_interpreter)(void*) = [](void*) {};
-
 // Reads the library binary: a 64-bit length, then that many bytes of little-endian 64-bit counts
 // and numbers, and of strings with their length before them (tvm/ffi, library modules).
 class BinaryReader {
@@ -100,15 +97,24 @@ ffi::Module BuildImports(const char* binary, const ffi::Module& library, bool li
   return modules.empty() ? library : modules.front();
 }
 
+// For loaded code, which looks functions up among the imports of its module. What it made can
+// outlive that module.
+int LookUpInImports(void* library_ctx, const char* name, TVMFFIObjectHandle* out) {
+  if (library_ctx) return TVMFFIEnvModLookupFromImports(library_ctx, name, out);
+  std::string message = std::string("cannot look up `") + name +
+                        "` among the imports of a module that was dropped: hold the module";
+  TVMFFIErrorSetRaisedFromCStr("SessionClosedError", message.c_str());
+  return -1;
+}
+
 ModulePtr FromRepresentation(const std::shared_ptr<void>& representation) {
   return static_cast<ffi::WeakObjectPtr<ObjectModuleObj>*>(representation.get())->lock();
 }
 
 }  // namespace
 
-void SetInterpreterLock(void* (*leave)(), void (*reenter)(void* state)) {
-  leave_interpreter = leave;
-  reenter_interpreter = reenter;
+void WatchImportLookups() {
+  ReplaceProcessSymbol("TVMFFIEnvModLookupFromImports", reinterpret_cast<void*>(LookUpInImports));
 }
 
 ModulePtr CreateModule(std::shared_ptr<Session> session, const std::optional<std::string>& name,
@@ -142,10 +148,12 @@ std::vector<ModulePtr> LinkOrderOf(const ObjectModuleObj& module) {
 }
 
 ObjectModuleObj::~ObjectModuleObj() {
-  void* state = leave_interpreter();
+  if (void* context = dylib_->FindSymbol(ffi::symbol::tvm_ffi_library_ctx)) {
+    *static_cast<void**>(context) = nullptr;
+  }
+  OutsideInterpreter outside;
   dylib_->Drop();
   dylib_.reset();
-  reenter_interpreter(state);
 }
 
 int ObjectModuleObj::GetPropertyMask() const {
@@ -181,8 +189,10 @@ ffi::Optional<ffi::String> ObjectModuleObj::CallGetter(const std::string& symbol
   if (!address) return std::nullopt;
   CallScope scope(dylib_->gate());
   if (!scope.entered()) ThrowIfClosed();
-  return ffi::Function::InvokeExternC(nullptr, reinterpret_cast<TVMFFISafeCallType>(address))
-      .cast<ffi::String>();
+  ffi::Any result =
+      ffi::Function::InvokeExternC(nullptr, reinterpret_cast<TVMFFISafeCallType>(address));
+  KeepCodeOf(ffi::AnyView(result).CopyToTVMFFIAny());
+  return std::move(result).cast<ffi::String>();
 }
 
 ffi::Optional<ffi::String> ObjectModuleObj::GetFunctionMetadata(const ffi::String& name) {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "dylib.h"
+#include "ffi_objects.h"
 
 namespace object_loader {
 
@@ -59,6 +60,9 @@ class ObjectModuleObj : public tvm::ffi::ModuleObj {
 
 using ModulePtr = tvm::ffi::ObjectPtr<ObjectModuleObj>;
 
+// Loaded code whose module is gone gets an error when it looks something up among its imports.
+void WatchImportLookups();
+
 // A module over a new dylib; see Dylib::Create.
 ModulePtr CreateModule(std::shared_ptr<Session> session, const std::optional<std::string>& name,
                        const std::vector<ModulePtr>& link_order);
@@ -86,7 +90,13 @@ class ExportedFunctionObj : public tvm::ffi::FunctionObj {
   int Call(const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result) const {
     CallScope scope(gate_);
     if (!scope.entered()) return RaiseClosed();
-    return code_(nullptr, args, num_args, result);
+    int code = code_(nullptr, args, num_args, result);
+    if (__builtin_expect(code == 0, true)) {
+      KeepCodeOf(*result);
+    } else {
+      KeepCodeOfRaisedError();
+    }
+    return code;
   }
 
  private:
@@ -97,10 +107,6 @@ class ExportedFunctionObj : public tvm::ffi::FunctionObj {
   const CallGate& gate_;
   ModulePtr module_;
 };
-
-// Unloading runs destructors and finalizers, which must not happen under a lock of the caller's
-// language: `leave` is called before and its result given to `reenter` afterwards.
-void SetInterpreterLock(void* (*leave)(), void (*reenter)(void* state));
 
 }  // namespace object_loader
 

@@ -329,6 +329,8 @@ void SetPythonError(const ffi::Error& error) {
 
 bool InitFunctions() {
   SetInterpreterLock(LeaveInterpreter, ReenterInterpreter);
+  WatchObjectRegistration();
+  WatchImportLookups();
   if (!GetTypes()) return false;
   return_value = FromExternC(ReturnValue);
   raise_error = FromExternC(RaiseError);

@@ -7,6 +7,7 @@
 #include <llvm/ExecutionEngine/Orc/SelfExecutorProcessControl.h>
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "error.h"
@@ -159,7 +160,16 @@ std::unique_ptr<orc::ExecutorProcessControl> ThisProcess(
   throw LinkError(message);
 }
 
+std::map<std::string, void*>& Replacements() {
+  static auto* replacements = new std::map<std::string, void*>(ThreadExitFunctions());
+  return *replacements;
+}
+
 }  // namespace
+
+void ReplaceProcessSymbol(const std::string& symbol, void* address) {
+  Replacements()[symbol] = address;
+}
 
 ProcessSymbols::ProcessSymbols() : tvm_ffi_(dlopen("libtvm_ffi.so", RTLD_LAZY | RTLD_NOLOAD)) {}
 
@@ -183,8 +193,9 @@ std::vector<orc::ExecutorAddr> ProcessSymbols::Find(llvm::ArrayRef<orc::SymbolSt
 
 orc::ExecutorAddr ProcessSymbols::FindNew(const orc::SymbolStringPtr& name) {
   std::string symbol(*name);
-  if (void* own = ThreadExitFunction(symbol)) {
-    return found_[name] = orc::ExecutorAddr::fromPtr(own);
+  auto replacement = Replacements().find(symbol);
+  if (replacement != Replacements().end()) {
+    return found_[name] = orc::ExecutorAddr::fromPtr(replacement->second);
   }
   void* address = dlsym(RTLD_DEFAULT, symbol.c_str());
   if (address == nullptr && tvm_ffi_) address = dlsym(tvm_ffi_, symbol.c_str());

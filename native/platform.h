@@ -53,6 +53,10 @@ class ProcessSymbols {
   void* tvm_ffi_ = nullptr;
 };
 
+// Loaded code gets `address` in the place of what the process defines as `symbol`. For use before
+// anything is loaded.
+void ReplaceProcessSymbol(const std::string& symbol, void* address);
+
 // Gives a load's memory back when ORC removes the load's tracker.
 class LoadMemory : public llvm::orc::ResourceManager {
  public:

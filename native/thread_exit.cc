@@ -51,9 +51,9 @@ bool IsOf(const Pending& pending, const std::vector<const void*>& dso_handles) {
 
 }  // namespace
 
-void* ThreadExitFunction(std::string_view symbol) {
-  if (symbol != "__cxa_thread_atexit" && symbol != "__cxa_thread_atexit_impl") return nullptr;
-  return reinterpret_cast<void*>(AtThreadExit);
+std::map<std::string, void*> ThreadExitFunctions() {
+  void* function = reinterpret_cast<void*>(AtThreadExit);
+  return {{"__cxa_thread_atexit", function}, {"__cxa_thread_atexit_impl", function}};
 }
 
 size_t PendingOnThisThread(const std::vector<const void*>& dso_handles) {

@@ -12,8 +12,9 @@
 #define OBJECT_LOADER_THREAD_EXIT_H_
 
 #include <cstddef>
+#include <map>
 #include <memory>
-#include <string_view>
+#include <string>
 #include <vector>
 
 namespace object_loader {
@@ -32,9 +33,8 @@ struct DsoHandle {
   CodeOwner* owner;
 };
 
-// The function that loaded code has to call in the place of the C or C++ library's `symbol`, or
-// null where it is to call that.
-void* ThreadExitFunction(std::string_view symbol);
+// The functions that loaded code has to call in the place of the C and C++ library's, by symbol.
+std::map<std::string, void*> ThreadExitFunctions();
 
 // How many destructors of these loads are pending on this thread.
 size_t PendingOnThisThread(const std::vector<const void*>& dso_handles);
