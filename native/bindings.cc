@@ -84,8 +84,8 @@ void Translate(const std::exception_ptr& pointer, void*) {
 }
 
 // A path (str) is read, anything else is a buffer and is copied while the GIL is held.
-std::vector<ObjectFile> ReadObjects(nb::sequence objects) {
-  std::vector<ObjectFile> files;
+Inputs ReadInputs(nb::sequence objects, bool whole_archive) {
+  Inputs inputs(whole_archive);
   for (nb::handle object : objects) {
     if (PyUnicode_Check(object.ptr())) {
       nb::object encoded = nb::steal(PyUnicode_EncodeFSDefault(object.ptr()));
@@ -93,16 +93,15 @@ std::vector<ObjectFile> ReadObjects(nb::sequence objects) {
       std::string path(PyBytes_AS_STRING(encoded.ptr()),
                        static_cast<size_t>(PyBytes_GET_SIZE(encoded.ptr())));
       nb::gil_scoped_release release;
-      files.push_back(ObjectFile::Read(path));
+      inputs.AddFile(path);
     } else {
       Py_buffer view;
       if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_SIMPLE) != 0) throw nb::python_error();
       std::unique_ptr<Py_buffer, decltype(&PyBuffer_Release)> guard(&view, PyBuffer_Release);
-      files.push_back(ObjectFile::FromBytes(
-          {static_cast<const char*>(view.buf), static_cast<size_t>(view.len)}));
+      inputs.AddBytes({static_cast<const char*>(view.buf), static_cast<size_t>(view.len)});
     }
   }
-  return files;
+  return inputs;
 }
 
 nb::object Steal(PyObject* object) {
@@ -152,14 +151,14 @@ void BindDylib(nb::module_& m) {
                    [](const PyDylib& self) { return Wrap(LinkOrderOf(*self.module)); })
       .def(
           "load",
-          [](const PyDylib& self, nb::sequence objects) {
-            std::vector<ObjectFile> files = ReadObjects(objects);
+          [](const PyDylib& self, nb::sequence objects, bool whole_archive) {
+            Inputs inputs = ReadInputs(objects, whole_archive);
             nb::gil_scoped_release release;
-            self.module->Load(std::move(files));
+            self.module->Load(std::move(inputs));
           },
-          "objects"_a,
+          "objects"_a, "whole_archive"_a,
           nb::sig("def load(self, objects: collections.abc.Sequence[str | "
-                  "typing_extensions.Buffer]) -> None"))
+                  "typing_extensions.Buffer], whole_archive: bool) -> None"))
       .def("functions", [](const PyDylib& self) { return self.dylib().FunctionNames(); })
       .def(
           "lookup",

@@ -145,11 +145,14 @@ std::vector<std::shared_ptr<void>> Dylib::link_order_owners() const {
   return owners;
 }
 
-void Dylib::Load(std::vector<ObjectFile> objects, const std::function<void()>& on_initialized) {
+void Dylib::Load(Inputs inputs, const std::function<void()>& on_initialized) {
   session_->ReleaseDeferred();
   ThrowIfClosed();
   Turn turn(*this);
   ThrowIfClosed();
+  std::vector<ObjectFile> objects = inputs.TakeObjects([this](llvm::StringRef name) {
+    return symbols_.count(session_->platform().names()->intern(name)) != 0;
+  });
   size_t object_count = objects.size();
   auto load = std::make_unique<LoadGraph>(objects, session_->platform().names());
   for (const Reference& reference : load->References()) {

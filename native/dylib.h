@@ -25,7 +25,7 @@
 #include <vector>
 
 #include "call_guard.h"
-#include "object_file.h"
+#include "inputs.h"
 #include "session.h"
 
 namespace object_loader {
@@ -56,9 +56,9 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   const CallGate& gate() const { return gate_; }
   bool closed() const { return gate_.closed(); }
 
-  // Links the objects and runs their initializers, then `on_initialized`. If any of it throws, the
+  // Links the inputs and runs their initializers, then `on_initialized`. If any of it throws, the
   // dylib is as it was.
-  void Load(std::vector<ObjectFile> objects, const std::function<void()>& on_initialized);
+  void Load(Inputs inputs, const std::function<void()>& on_initialized);
 
   // The names of the exported TVM-FFI functions, sorted. Throws SessionClosedError.
   std::vector<std::string> FunctionNames() const;

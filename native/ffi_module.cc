@@ -203,8 +203,8 @@ ffi::Optional<ffi::String> ObjectModuleObj::GetFunctionDoc(const ffi::String& na
   return CallGetter(std::string(ffi::symbol::tvm_ffi_doc_prefix) + std::string(name));
 }
 
-void ObjectModuleObj::Load(std::vector<ObjectFile> objects) {
-  dylib_->Load(std::move(objects), [this] { BindContext(); });
+void ObjectModuleObj::Load(Inputs inputs) {
+  dylib_->Load(std::move(inputs), [this] { BindContext(); });
 }
 
 void ObjectModuleObj::BindContext() {

@@ -35,9 +35,9 @@ class ObjectModuleObj : public tvm::ffi::ModuleObj {
 
   Dylib& dylib() const { return *dylib_; }
 
-  // Links the objects into the dylib and binds them to this module. Throws the dylib's exceptions,
+  // Links the inputs into the dylib and binds them to this module. Throws the dylib's exceptions,
   // and tvm::ffi::Error where an import can't be rebuilt.
-  void Load(std::vector<ObjectFile> objects);
+  void Load(Inputs inputs);
 
   // The function, or the dylib's FunctionNotFoundError or SessionClosedError.
   tvm::ffi::Function RequireFunction(const std::string& name);

@@ -41,7 +41,7 @@ const char* KindOf(llvm::file_magic magic) {
     case file_magic::bitcode:
       return "LLVM bitcode, not an object: compile without -flto and -emit-llvm";
     case file_magic::archive:
-      return "an archive: extract its members (ar x) and load those";
+      return "an archive within an archive: extract its members (ar x) and load those";
     case file_magic::elf_executable:
       return "an executable, not an object: compile with -c and do not link";
     case file_magic::elf_shared_object:
@@ -176,13 +176,7 @@ std::unique_ptr<llvm::WritableMemoryBuffer> NewBuffer(size_t size, const std::st
 
 }  // namespace
 
-ObjectFile::ObjectFile(std::string name, std::unique_ptr<llvm::WritableMemoryBuffer> buffer)
-    : name_(std::move(name)), buffer_(std::move(buffer)) {
-  Identify();
-  Validate();
-}
-
-ObjectFile ObjectFile::Read(const std::string& path) {
+std::unique_ptr<llvm::WritableMemoryBuffer> ReadFile(const std::string& path) {
   if (path.find('\0') != std::string::npos) throw FileError(EINVAL, path);
   // O_NONBLOCK: opening a FIFO must not wait for a writer.
   FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
@@ -201,13 +195,20 @@ ObjectFile ObjectFile::Read(const std::string& path) {
     if (got == 0) throw ObjectFormatError(path + ": became shorter while it was read");
     done += static_cast<size_t>(got);
   }
-  return ObjectFile(path, std::move(buffer));
+  return buffer;
 }
 
-ObjectFile ObjectFile::FromBytes(std::string_view bytes) {
-  auto buffer = NewBuffer(bytes.size(), "<bytes>");
+std::unique_ptr<llvm::WritableMemoryBuffer> CopyBytes(std::string_view bytes,
+                                                      const std::string& name) {
+  auto buffer = NewBuffer(bytes.size(), name);
   if (!bytes.empty()) std::memcpy(buffer->getBufferStart(), bytes.data(), bytes.size());
-  return ObjectFile("<bytes>", std::move(buffer));
+  return buffer;
+}
+
+ObjectFile::ObjectFile(std::unique_ptr<llvm::WritableMemoryBuffer> content)
+    : name_(content->getBufferIdentifier()), buffer_(std::move(content)) {
+  Identify();
+  Validate();
 }
 
 void ObjectFile::Fail(const std::string& what) const {

@@ -21,14 +21,23 @@
 
 namespace object_loader {
 
+// A private copy of a file's content, named `path`. Throws FileError, and ObjectFormatError for
+// what is no file on a disk.
+std::unique_ptr<llvm::WritableMemoryBuffer> ReadFile(const std::string& path);
+// A private copy of `bytes`, called `name`.
+std::unique_ptr<llvm::WritableMemoryBuffer> CopyBytes(std::string_view bytes,
+                                                      const std::string& name = "<bytes>");
+
 class ObjectFile {
  public:
+  // Takes the content, and its name as the object's. Throws ObjectFormatError.
+  explicit ObjectFile(std::unique_ptr<llvm::WritableMemoryBuffer> content);
   // Throws FileError for a file that can't be read, ObjectFormatError for one that is no object.
-  static ObjectFile Read(const std::string& path);
+  static ObjectFile Read(const std::string& path) { return ObjectFile(ReadFile(path)); }
   // Copies `bytes`; throws ObjectFormatError.
-  static ObjectFile FromBytes(std::string_view bytes);
+  static ObjectFile FromBytes(std::string_view bytes) { return ObjectFile(CopyBytes(bytes)); }
 
-  // What the caller gave: the path, or "<bytes>".
+  // What the caller gave: the path, or "<bytes>"; "libfoo.a(bar.o)" for an archive's member.
   const std::string& name() const { return name_; }
   llvm::MemoryBufferRef buffer() const { return buffer_->getMemBufferRef(); }
 
@@ -75,7 +84,6 @@ class ObjectFile {
   uint64_t AssignAddresses(uint64_t base);
 
  private:
-  ObjectFile(std::string name, std::unique_ptr<llvm::WritableMemoryBuffer> buffer);
   void Identify() const;
   void Validate();
   [[noreturn]] void Fail(const std::string& what) const;

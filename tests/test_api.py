@@ -54,14 +54,16 @@ def test_parameters() -> None:
     assert list(parameters(tol.Session.create_dylib)) == ["self", "name", "link_order"]
     for method in (tol.Session.load, tol.Session.load_module):
         found = parameters(method)
-        assert list(found) == ["self", "objects", "name", "link_order"]
-        assert all(
-            found[name].kind is inspect.Parameter.KEYWORD_ONLY for name in ("name", "link_order")
-        )
-    assert list(parameters(tol.Dylib.load)) == ["self", "objects"]
+        options = ["name", "link_order", "whole_archive"]
+        assert list(found) == ["self", "objects", *options]
+        assert all(found[name].kind is inspect.Parameter.KEYWORD_ONLY for name in options)
+    for load in (tol.Dylib.load, tol.ObjectLoader.load):
+        found = parameters(load)
+        assert list(found) == ["self", "objects", "whole_archive"]
+        assert found["whole_archive"].kind is inspect.Parameter.KEYWORD_ONLY
     assert list(parameters(tol.Dylib.get_function)) == ["self", "name"]
     assert list(parameters(tol.Dylib.lookup)) == ["self", "symbol"]
-    assert list(parameters(tol.load_module)) == ["objects"]
+    assert list(parameters(tol.load_module)) == ["objects", "whole_archive"]
     assert parameters(tol.Session)["name"].default is None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No mutant of an object kills the process: it loads, or it is refused."""
+"""No mutant of an object or an archive kills the process: it loads, or it is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEMORY = 1 << 30  # bytes that loading may take beyond what the process starts w
 
 
 @pytest.fixture(scope="module")
-def corpus(compile: Compiler) -> list[Path]:
+def corpus(compile: Compiler, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     source = (FUZZ / "corpus.cc").read_text()
     variants = [("-O2", "-fPIC"), ("-O0", "-g", "-gz", "-fPIC", "-ffunction-sections")]
     objects = [
@@ -30,7 +30,12 @@ def corpus(compile: Compiler) -> list[Path]:
     for path in objects:
         sections = subprocess.run(["readelf", "-SW", path], capture_output=True, text=True).stdout
         assert ".init_array" not in sections
-    return objects
+    archives = []
+    for number, path in enumerate(objects):
+        archives.append(tmp_path_factory.mktemp("archive") / "corpus.a")
+        helpers = [compile(f"int helper{n}(void) {{ return {n}; }}\n") for n in range(number)]
+        subprocess.run(["ar", "rc", archives[-1], *helpers, path], check=True)
+    return objects + archives
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ NATIVE = Path(__file__).parent.parent / "native"
 LAYERS = [
     "error",
     "object_file",
+    "archive",
     "tls_module",
     "thread_local",
     "thread_exit",
@@ -24,6 +25,7 @@ LAYERS = [
     "session",
     "call_guard",
     "symbol_names",
+    "inputs",
     "dylib",
     "ffi_objects",
     "ffi_module",

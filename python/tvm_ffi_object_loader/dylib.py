@@ -91,6 +91,11 @@ class Dylib:
     dylib has already. An undefined symbol is searched in the dylib itself, then in its link order,
     then in the process.
 
+    Archives (``.a``) are given as objects are. Their members are linked as a linker does: those
+    that define what the objects of the same load, or members linked already, refer to and none of
+    them defines. Of archives that are given without any object, the members that define a
+    ``__tvm_ffi_`` symbol are linked, and what they need.
+
     Two `Dylib` objects are equal if they stand for the same dylib. The dylib is unloaded when
     `close` is called, or when the last reference to it, its module, its functions and the dylibs
     linked against it is gone.
@@ -148,7 +153,7 @@ class Dylib:
         """Whether the dylib, or its session, has been closed."""
         return self._native.closed
 
-    def load(self, objects: Objects) -> None:
+    def load(self, objects: Objects, *, whole_archive: bool = False) -> None:
         """Link objects into the dylib and run their static initializers.
 
         Linking is complete when this returns: nothing is deferred to the first lookup or call.
@@ -157,12 +162,17 @@ class Dylib:
         Parameters
         ----------
         objects
-            A path (`str` or `os.PathLike`), a bytes-like object, or a sequence mixing them.
+            A path (`str` or `os.PathLike`), a bytes-like object, or a sequence mixing them. Each
+            is an object or an archive; a thin archive is given as a path.
+        whole_archive
+            Link all members of the archives, not only those that are needed: the linker's
+            ``--whole-archive``.
 
         Raises
         ------
         ObjectFormatError
-            If an input is not an object that can be loaded here.
+            If an input, or a member of an archive that is needed, is not an object that can be
+            loaded here, or if archives that were given alone have nothing to load.
         UndefinedSymbolError
             If symbols are missing; it names all of them.
         DuplicateSymbolError
@@ -191,7 +201,7 @@ class Dylib:
         >>> dylib["string_concat"]("a", "b")
         'ab'
         """
-        self._native.load(normalize_objects(objects))
+        self._native.load(normalize_objects(objects), whole_archive)
 
     def get_function(self, name: str) -> tvm_ffi.Function:
         """Look up an exported function.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ObjectLoader, load_module, and ``tvm_ffi.load_module`` for ``.o`` files.
+"""ObjectLoader, load_module, and ``tvm_ffi.load_module`` for ``.o`` and ``.a`` files.
 
 The shortest ways to load objects, all of them built on `Session` and `Dylib`.
 """
@@ -98,14 +98,18 @@ class ObjectLoader:
         """Whether the loader, or its session, has been closed."""
         return self._dylib.closed
 
-    def load(self, objects: Objects) -> Self:
+    def load(self, objects: Objects, *, whole_archive: bool = False) -> Self:
         """Link objects, run their static initializers, and return the loader.
 
         Parameters
         ----------
         objects
-            A path (`str` or `os.PathLike`), a bytes-like object, or a sequence mixing them. The
-            ones given together may refer to each other and to what was loaded before.
+            A path (`str` or `os.PathLike`), a bytes-like object, or a sequence mixing them. Each
+            is an object or an archive, as for `Dylib.load`. The ones given together may refer to
+            each other and to what was loaded before. Of archives that are given without any
+            object, the members with TVM-FFI functions are linked, and what these need.
+        whole_archive
+            As for `Dylib.load`.
 
         Returns
         -------
@@ -123,7 +127,7 @@ class ObjectLoader:
         ValueError
             If the sequence is empty, or a path holds a null character.
         """
-        self._dylib.load(objects)
+        self._dylib.load(objects, whole_archive=whole_archive)
         return self
 
     def get_function(self, name: str) -> tvm_ffi.Function:
@@ -190,13 +194,16 @@ class ObjectLoader:
         return f"<ObjectLoader into {self._dylib!r}>"
 
 
-def load_module(objects: Objects) -> tvm_ffi.Module:
+def load_module(objects: Objects, *, whole_archive: bool = False) -> tvm_ffi.Module:
     """Load objects into a new dylib of the default session and return it as a module.
 
     Parameters
     ----------
     objects
-        A path (`str` or `os.PathLike`), a bytes-like object, or a sequence mixing them.
+        A path (`str` or `os.PathLike`), a bytes-like object, or a sequence mixing them; each is an
+        object or an archive, as for `Dylib.load`.
+    whole_archive
+        As for `Dylib.load`.
 
     Returns
     -------
@@ -221,7 +228,7 @@ def load_module(objects: Objects) -> tvm_ffi.Module:
     >>> tol.load_module("math_ops.o").simple_add(1, 2)
     3
     """
-    return default_session().load_module(objects)
+    return default_session().load_module(objects, whole_archive=whole_archive)
 
 
 # tvm-ffi carries an error's kind and message from a callback to its caller, and makes the exception
@@ -254,7 +261,7 @@ def _load_from_file(path: str, _format: str) -> tvm_ffi.Module:
 
 
 def register_with_tvm_ffi() -> None:
-    """Let ``tvm_ffi.load_module`` load ``.o`` files through the default session.
+    """Let ``tvm_ffi.load_module`` load ``.o`` and ``.a`` files through the default session.
 
     It is done when the package is imported, and doing it again changes nothing.
 
@@ -265,4 +272,6 @@ def register_with_tvm_ffi() -> None:
     """
     for cls in (UndefinedSymbolError, DuplicateSymbolError):
         _restore(cls.__name__, cls)
-    tvm_ffi.register_global_func("ffi.Module.load_from_file.o", _load_from_file, override=True)
+    for suffix in ("o", "a"):
+        loader = f"ffi.Module.load_from_file.{suffix}"
+        tvm_ffi.register_global_func(loader, _load_from_file, override=True)

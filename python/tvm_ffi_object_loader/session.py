@@ -141,18 +141,25 @@ class Session:
         return self._wrap(self._native.create_dylib(name, natives))
 
     def load(
-        self, objects: Objects, *, name: str | None = None, link_order: Sequence[Dylib] = ()
+        self,
+        objects: Objects,
+        *,
+        name: str | None = None,
+        link_order: Sequence[Dylib] = (),
+        whole_archive: bool = False,
     ) -> Dylib:
         """Load objects into a new dylib: `create_dylib` and `Dylib.load` in one step.
 
         Parameters
         ----------
         objects
-            A path (`str` or `os.PathLike`), a bytes-like object, or a sequence mixing them.
+            As for `Dylib.load`: objects and archives.
         name
             As for `create_dylib`.
         link_order
             As for `create_dylib`.
+        whole_archive
+            As for `Dylib.load`.
 
         Returns
         -------
@@ -177,14 +184,19 @@ class Session:
         normalized = normalize_objects(objects)
         dylib = self.create_dylib(name, link_order)
         try:
-            dylib._native.load(normalized)
+            dylib._native.load(normalized, whole_archive)
         except BaseException:
             dylib.close()
             raise
         return dylib
 
     def load_module(
-        self, objects: Objects, *, name: str | None = None, link_order: Sequence[Dylib] = ()
+        self,
+        objects: Objects,
+        *,
+        name: str | None = None,
+        link_order: Sequence[Dylib] = (),
+        whole_archive: bool = False,
     ) -> tvm_ffi.Module:
         """Load objects into a new dylib and return it as a module.
 
@@ -196,6 +208,8 @@ class Session:
             As for `create_dylib`.
         link_order
             As for `create_dylib`.
+        whole_archive
+            As for `Dylib.load`.
 
         Returns
         -------
@@ -220,7 +234,9 @@ class Session:
         >>> session.load_module("math_ops.o").simple_add(1, 2)
         3
         """
-        return self.load(objects, name=name, link_order=link_order).module
+        return self.load(
+            objects, name=name, link_order=link_order, whole_archive=whole_archive
+        ).module
 
     def __getitem__(self, name: str) -> Dylib:
         """Return the live dylib of this name.

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Archive: the members of an ar archive, by the symbols that they define.
+//
+// What the linkers on Linux read: archives of GNU and BSD make, and thin ones, whose members are
+// files of their own. An Archive that exists is well-formed: all headers, names and members lie
+// inside the file. (llvm::object::Archive reads members and name tables that reach past the end.)
+// The symbols are those of the members themselves, so an archive without a symbol table is as good
+// as one with it; the table only tells what a member would define that can't be loaded here.
+//
+// Format: ar(5), and the GNU and BSD variants of long names.
+#ifndef OBJECT_LOADER_ARCHIVE_H_
+#define OBJECT_LOADER_ARCHIVE_H_
+
+#include <llvm/ADT/ArrayRef.h>
+#include <llvm/ADT/DenseMap.h>
+#include <llvm/ADT/SmallVector.h>
+#include <llvm/Support/MemoryBuffer.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "object_file.h"
+
+namespace object_loader {
+
+// The global symbols of one object. The names lie in its content.
+struct ObjectSymbols {
+  std::vector<llvm::StringRef> defined;
+  std::vector<llvm::StringRef> common;
+  std::vector<llvm::StringRef> undefined;  // without the weak ones
+};
+
+// `content` is a relocatable object for this process, called `name` in messages. Throws
+// ObjectFormatError.
+ObjectSymbols ReadSymbols(llvm::StringRef content, const std::string& name);
+
+class Archive {
+ public:
+  static bool IsArchive(llvm::StringRef content);
+
+  // A file at `path`, whose content is `content`; a thin archive's members are read beside it.
+  // Throws ObjectFormatError.
+  static Archive FromFile(const std::string& path, std::unique_ptr<llvm::MemoryBuffer> content);
+  // Throws ObjectFormatError, also for a thin archive, which says nothing of where it lies.
+  static Archive FromBytes(std::unique_ptr<llvm::MemoryBuffer> content);
+
+  const std::string& name() const { return name_; }
+  size_t size() const { return members_.size(); }
+  const ObjectSymbols& symbols(size_t member) const { return members_[member].symbols; }
+  // The members that define `symbol`, in order.
+  llvm::ArrayRef<uint32_t> Definers(llvm::StringRef symbol) const;
+
+  // A copy of the member. Throws ObjectFormatError, and FileError for a thin archive's.
+  ObjectFile Extract(size_t member) const;
+
+ private:
+  struct Member {
+    std::string name;
+    std::string path;         // of a thin archive's member; empty otherwise
+    uint64_t header_offset;   // as the symbol table refers to it
+    llvm::StringRef content;  // empty where the file can't be read
+    std::unique_ptr<llvm::MemoryBuffer> file;
+    bool readable = false;  // `symbols` is what the member says itself
+    ObjectSymbols symbols;
+  };
+
+  Archive(std::string name, std::unique_ptr<llvm::MemoryBuffer> content)
+      : name_(std::move(name)), content_(std::move(content)) {}
+  void ReadMembers(const std::string* path);
+  void ReadMemberSymbols();
+  void ReadSymbolTable(llvm::StringRef table, unsigned width);
+  std::string MemberName(const Member& member) const;
+  [[noreturn]] void Fail(const std::string& what) const;
+
+  std::string name_;
+  std::unique_ptr<llvm::MemoryBuffer> content_;
+  std::vector<Member> members_;
+  llvm::DenseMap<llvm::StringRef, llvm::SmallVector<uint32_t, 1>> definers_;
+};
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_ARCHIVE_H_

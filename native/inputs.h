@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Inputs: what one load is given, objects and archives, and which objects it therefore links.
+//
+// As the linker does between --start-group and --end-group: a member of an archive is pulled in for
+// a symbol that the objects, or members pulled in before, refer to and none defines; a weak
+// reference pulls nothing, and a common symbol pulls a member that defines it. All archives are
+// searched until nothing more is pulled in. Archives that come without any object would give
+// nothing; of these the members that export a TVM-FFI function are pulled in, and what they need.
+#ifndef OBJECT_LOADER_INPUTS_H_
+#define OBJECT_LOADER_INPUTS_H_
+
+#include <llvm/ADT/STLFunctionalExtras.h>
+
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "archive.h"
+#include "object_file.h"
+
+namespace object_loader {
+
+class Inputs {
+ public:
+  // `whole_archive`: every member of every archive is linked, in the archive's place.
+  explicit Inputs(bool whole_archive) : whole_archive_(whole_archive) {}
+
+  // Throws FileError and ObjectFormatError.
+  void AddFile(const std::string& path);
+  void AddBytes(std::string_view bytes);
+
+  // The objects to link, in the linker's order; once only. `is_defined` tells of a symbol that is
+  // there already. Throws ObjectFormatError, also where there is nothing to link, and FileError.
+  std::vector<ObjectFile> TakeObjects(llvm::function_ref<bool(llvm::StringRef)> is_defined);
+
+ private:
+  void Add(std::unique_ptr<llvm::WritableMemoryBuffer> content, const std::string* path);
+
+  const bool whole_archive_;
+  bool any_archive_ = false;
+  std::vector<std::variant<ObjectFile, Archive>> inputs_;
+};
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_INPUTS_H_
