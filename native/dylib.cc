@@ -42,6 +42,14 @@ void Finalize(const Image& image) {
   }
 }
 
+// Adds the support archive's member that defines the symbol, if there is one.
+bool AddSupport(llvm::StringRef symbol, std::vector<uint32_t>& members) {
+  llvm::ArrayRef<uint32_t> definers = SupportArchive().Definers(symbol);
+  if (definers.empty()) return false;
+  if (!llvm::is_contained(members, definers.front())) members.push_back(definers.front());
+  return true;
+}
+
 std::atomic<uint64_t> last_id{0};
 
 // Whose code is where, in all sessions.
@@ -154,14 +162,15 @@ void Dylib::Load(Inputs inputs, const std::function<void()>& on_initialized) {
     return symbols_.count(session_->platform().names()->intern(name)) != 0;
   });
   size_t object_count = objects.size();
-  auto load = std::make_unique<LoadGraph>(objects, session_->platform().names());
-  for (const Reference& reference : load->References()) {
-    if (!IsSupportSymbol(*reference.symbol->getName())) continue;
-    objects.push_back(ObjectFile::FromBytes(std::string_view(SupportObject())));
-    load = std::make_unique<LoadGraph>(objects, session_->platform().names());
-    break;
-  }
-  std::vector<Definition> definitions = Bind(*load);
+  std::unique_ptr<LoadGraph> load;
+  std::vector<Definition> definitions;
+  std::vector<uint32_t> support;
+  do {
+    for (uint32_t member : support) objects.push_back(SupportArchive().Extract(member));
+    support.clear();
+    load = std::make_unique<LoadGraph>(objects, object_count, session_->platform().names());
+    definitions = Bind(*load, support);
+  } while (!support.empty());
 
   std::vector<SymbolStringPtr> names;
   for (const Definition& definition : definitions) {
@@ -207,9 +216,9 @@ void Dylib::Load(Inputs inputs, const std::function<void()>& on_initialized) {
   loads_.push_back({std::move(image), object_count, names.size()});
 }
 
-std::vector<Definition> Dylib::Bind(LoadGraph& load) const {
+std::vector<Definition> Dylib::Bind(LoadGraph& load, std::vector<uint32_t>& support) const {
   std::vector<Definition> definitions = BindDefinitions(load);
-  BindReferences(load);
+  BindReferences(load, support);
   for (const Definition& definition : definitions) {
     // From here on nothing looks the symbol up by name: ORC and JITLink need not know of it.
     definition.symbol->setScope(llvm::jitlink::Scope::Local);
@@ -225,11 +234,6 @@ std::vector<Definition> Dylib::BindDefinitions(LoadGraph& load) const {
   std::map<std::string, std::string> duplicates;  // symbol -> message
   for (const Definition& definition : load.Definitions()) {
     const SymbolStringPtr& name = definition.symbol->getName();
-    if (IsSupportSymbol(*name)) {
-      // Each load has its own: they refer to its own __dso_handle.
-      definition.symbol->setScope(llvm::jitlink::Scope::Local);
-      continue;
-    }
     auto known = symbols_.find(name);
     if (known == symbols_.end()) {
       definitions.push_back(definition);
@@ -256,7 +260,7 @@ std::vector<Definition> Dylib::BindDefinitions(LoadGraph& load) const {
   return definitions;
 }
 
-void Dylib::BindReferences(LoadGraph& load) const {
+void Dylib::BindReferences(LoadGraph& load, std::vector<uint32_t>& support) const {
   std::vector<Reference> outside;
   std::vector<SymbolStringPtr> names;
   for (const Reference& reference : load.References()) {
@@ -269,6 +273,9 @@ void Dylib::BindReferences(LoadGraph& load) const {
     std::optional<Symbol> found;
     auto own = symbols_.find(name);
     if (own != symbols_.end()) found = own->second;
+    if (!found && IsSupportSymbol(*name) && !reference.weak && AddSupport(*name, support)) {
+      continue;
+    }
     for (auto link = link_order_.begin(); !found && link != link_order_.end(); ++link) {
       definer = link->dylib.get();
       found = definer->FindExported(name);
@@ -304,6 +311,7 @@ void Dylib::BindReferences(LoadGraph& load) const {
       }
       continue;
     }
+    if (AddSupport(*names[i], support)) continue;
     missing.push_back(std::string(*names[i]));
     users.insert(reference.used_by);
     message += "\n  " + Demangled(missing.back()) + ", used by " +

@@ -102,9 +102,11 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
 
   Dylib(std::shared_ptr<Session> session, std::string name);
 
-  std::vector<Definition> Bind(LoadGraph& load) const;
+  // Binds the graph and returns what it defines, or adds to `support` the members of SupportArchive
+  // that have to be linked with it.
+  std::vector<Definition> Bind(LoadGraph& load, std::vector<uint32_t>& support) const;
   std::vector<Definition> BindDefinitions(LoadGraph& load) const;
-  void BindReferences(LoadGraph& load) const;
+  void BindReferences(LoadGraph& load, std::vector<uint32_t>& support) const;
   std::optional<Symbol> FindExported(const llvm::orc::SymbolStringPtr& name) const;
   TlsVariable ThreadLocal(const llvm::orc::SymbolStringPtr& name, const Symbol& symbol) const;
   void Initialize(const LoadGraph& load, const Image& image) const;

@@ -108,6 +108,16 @@ class Merger {
     }
   }
 
+  // Makes local what the objects from the index on define.
+  void HideDefinitions(size_t object_index) {
+    for (auto& entry : globals_) {
+      const Global& global = entry.second;
+      if (global.object_index >= object_index && global.symbol->isDefined()) {
+        global.symbol->setScope(Scope::Local);
+      }
+    }
+  }
+
   // Names defined more than once, with the indices of the two objects.
   const std::vector<std::pair<std::string, std::pair<size_t, size_t>>>& duplicates() const {
     return duplicates_;
@@ -210,14 +220,14 @@ class Merger {
 
 }  // namespace
 
-LoadGraph::LoadGraph(std::vector<ObjectFile>& objects,
+LoadGraph::LoadGraph(std::vector<ObjectFile>& objects, size_t own,
                      std::shared_ptr<llvm::orc::SymbolStringPool> names) {
   // What the loader adds has address 0.
   uint64_t address = 1;
   for (ObjectFile& object : objects) {
     address = object.AssignAddresses(address);
     object_names_.push_back(object.name());
-    name_ += (name_.empty() ? "" : " + ") + object.name();
+    if (object_names_.size() <= own) name_ += (name_.empty() ? "" : " + ") + object.name();
   }
   auto parse = [this](const ObjectFile& object, auto pool) {
     auto graph = Parse(object, std::move(pool));
@@ -238,9 +248,8 @@ LoadGraph::LoadGraph(std::vector<ObjectFile>& objects,
                                        parsed.front()->getFeatures(),
                                        llvm::jitlink::x86_64::getEdgeKindName);
   Merger merger(*graph_, used_by_);
-  for (size_t i = 0; i < parsed.size(); ++i) {
-    merger.Add(*parsed[i], i);
-  }
+  for (size_t i = 0; i < parsed.size(); ++i) merger.Add(*parsed[i], i);
+  merger.HideDefinitions(own);
   std::map<std::string, std::string> duplicates;  // symbol -> message
   for (const auto& [symbol, where] : merger.duplicates()) {
     duplicates[symbol] = "duplicate symbol " + Demangled(symbol) + ": defined in " +

@@ -42,8 +42,10 @@ class LoadGraph {
  public:
   // Throws ObjectFormatError, LinkError (a relocation that JITLink does not know) and
   // DuplicateSymbolError (two of the objects define the same symbol). `objects` must outlive the
-  // graph, which refers to their content.
-  LoadGraph(std::vector<ObjectFile>& objects, std::shared_ptr<llvm::orc::SymbolStringPool> names);
+  // graph, which refers to their content. The first `own` of them are what the load was given; what
+  // the others define is for these alone, and no definition of the load.
+  LoadGraph(std::vector<ObjectFile>& objects, size_t own,
+            std::shared_ptr<llvm::orc::SymbolStringPool> names);
 
   llvm::jitlink::LinkGraph& graph() { return *graph_; }
   std::unique_ptr<llvm::jitlink::LinkGraph> TakeGraph() { return std::move(graph_); }

@@ -178,6 +178,7 @@ ProcessSymbols::~ProcessSymbols() {
     if (handle) dlclose(handle);
   }
   if (tvm_ffi_) dlclose(tvm_ffi_);
+  if (vector_math_) dlclose(vector_math_);
 }
 
 std::vector<orc::ExecutorAddr> ProcessSymbols::Find(llvm::ArrayRef<orc::SymbolStringPtr> names) {
@@ -199,6 +200,16 @@ orc::ExecutorAddr ProcessSymbols::FindNew(const orc::SymbolStringPtr& name) {
   }
   void* address = dlsym(RTLD_DEFAULT, symbol.c_str());
   if (address == nullptr && tvm_ffi_) address = dlsym(tvm_ffi_, symbol.c_str());
+  // A reference without a version, which is what an object has, is also bound to a symbol that only
+  // the first version of a library has, and which nothing new is to be linked with.
+  for (const char* version : {"GLIBC_2.2.5", "GLIBCXX_3.4", "CXXABI_1.3", "GCC_3.0"}) {
+    if (address == nullptr) address = dlvsym(RTLD_DEFAULT, symbol.c_str(), version);
+  }
+  // The vector functions that GCC calls in place of libm's, where -lm links their library.
+  if (address == nullptr && StringRef(symbol).starts_with("_ZGV")) {
+    if (!vector_math_) vector_math_ = dlopen("libmvec.so.1", RTLD_LAZY | RTLD_LOCAL);
+    if (vector_math_) address = dlsym(vector_math_, symbol.c_str());
+  }
   if (address) {
     Pin(address);
     found_[name] = orc::ExecutorAddr::fromPtr(address);
@@ -297,14 +308,20 @@ void Platform::Unlink(Image& image) {
   names_->clearDeadEntries();
 }
 
-StringRef SupportObject() {
-  return StringRef(object_loader_support_begin,
-                   static_cast<size_t>(object_loader_support_end - object_loader_support_begin));
+const Archive& SupportArchive() {
+  // Read when it is first needed, and there for threads that outlive the program's end.
+  static const Archive& archive = *new Archive(Archive::FromBytes(llvm::MemoryBuffer::getMemBuffer(
+      StringRef(object_loader_support_begin,
+                static_cast<size_t>(object_loader_support_end - object_loader_support_begin)),
+      "support.a", /*RequiresNullTerminator=*/false)));
+  return archive;
 }
 
 bool IsSupportSymbol(StringRef name) {
   return llvm::StringSwitch<bool>(name)
-      .Cases({"atexit", "at_quick_exit", "pthread_atfork"}, true)
+      .Cases({"atexit", "at_quick_exit", "pthread_atfork", "__pthread_atfork"}, true)
+      .Cases({"__stack_chk_fail_local"}, true)
+      .Cases({"__cpu_model", "__cpu_features2", "__cpu_indicator_init"}, true)
       .Default(false);
 }
 

@@ -23,6 +23,7 @@
 #include <string>
 #include <vector>
 
+#include "archive.h"
 #include "image.h"
 #include "link_graph.h"
 #include "memory.h"
@@ -51,6 +52,7 @@ class ProcessSymbols {
   llvm::DenseMap<llvm::orc::SymbolStringPtr, llvm::orc::ExecutorAddr> found_;
   llvm::DenseMap<void*, void*> pinned_;  // base address of a library -> its handle, or null
   void* tvm_ffi_ = nullptr;
+  void* vector_math_ = nullptr;  // where it was needed
 };
 
 // Loaded code gets `address` in the place of what the process defines as `symbol`. For use before
@@ -105,8 +107,11 @@ class Platform {
   std::atomic<uint64_t> removed_loads_{0};  // since the last sweep of names_
 };
 
-// The object of functions that a static linker would add (native/support.c), and their names.
-llvm::StringRef SupportObject();
+// What a linker adds without being asked: libgcc, and the functions of native/support.c. Members
+// are linked into loads that need what nobody else defines.
+const Archive& SupportArchive();
+// Whether each load has to have its own definition of the symbol, whatever the process defines:
+// functions that must know which library calls them, data that is referred to as if it were near.
 bool IsSupportSymbol(llvm::StringRef name);
 
 }  // namespace object_loader

@@ -57,6 +57,10 @@ std::string OriginHint(StringRef symbol) {
       symbol.starts_with("__tsan_")) {
     return " (in a sanitizer's run time: compile without -fsanitize)";
   }
+  if (symbol.starts_with("__bid_")) {
+    return " (in libgcc.a: load the file that `gcc -print-libgcc-file-name` names with this "
+           "object)";
+  }
   return "";
 }
 

@@ -304,7 +304,9 @@ def test_names_of_every_make_of_archive(
     assert session.load([user, archive, good])["use"]() == 42
 
 
-@pytest.mark.parametrize("how", ["absolute", "relative", "below", "through a folder"])
+@pytest.mark.parametrize(
+    "how", ["absolute", "absolute members", "relative", "below", "through a folder"]
+)
 def test_a_thin_archive(
     session: tol.Session, functions: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -316,6 +318,8 @@ def test_a_thin_archive(
         for name in names:
             (folder / name).rename(folder / "sub" / name)
         names = [f"sub/{name}" for name in names]
+    elif how == "absolute members":
+        names = [str(folder / name) for name in names]
     subprocess.run(["ar", "rcT", "thin.a", *names], cwd=folder, check=True)
     assert (folder / "thin.a").read_bytes().startswith(b"!<thin>\n")
     if how == "relative":
@@ -496,6 +500,7 @@ def header(name: str, size: object, end: bytes = b"`\n") -> bytes:
 
 MALFORMED = {
     "no header": b"x" * 60,
+    "another end of the header": header("a.o/", 0, b"``"),
     "half a header": header("a.o/", 0)[:30],
     "size is no number": header("a.o/", "12x"),
     "negative size": header("a.o/", "-2"),
