@@ -9,6 +9,7 @@
 #include <llvm/Support/MathExtras.h>
 
 #include <cstring>
+#include <map>
 #include <tuple>
 #include <utility>
 
@@ -230,7 +231,7 @@ void Archive::ReadSymbolTable(StringRef table, unsigned width) {
   if (table.size() < width) return;
   uint64_t count = number(0);
   if (count > table.size() / width - 1) return;
-  llvm::DenseMap<uint64_t, uint32_t> opaque;  // offset -> the member there
+  std::map<uint64_t, uint32_t> opaque;  // offset -> the member there
   for (uint32_t i = 0; i < members_.size(); ++i) {
     if (!members_[i].readable) opaque[members_[i].header_offset] = i;
   }
@@ -239,7 +240,6 @@ void Archive::ReadSymbolTable(StringRef table, unsigned width) {
   for (uint64_t i = 1; i <= count && !names.empty(); ++i) {
     StringRef name;
     std::tie(name, names) = names.split('\0');
-    if (number(i) >= content_->getBufferSize()) continue;
     auto member = opaque.find(number(i));
     if (member == opaque.end()) continue;
     members_[member->second].symbols.defined.push_back(name);

@@ -98,7 +98,10 @@ Inputs ReadInputs(nb::sequence objects, bool whole_archive) {
       Py_buffer view;
       if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_SIMPLE) != 0) throw nb::python_error();
       std::unique_ptr<Py_buffer, decltype(&PyBuffer_Release)> guard(&view, PyBuffer_Release);
-      inputs.AddBytes({static_cast<const char*>(view.buf), static_cast<size_t>(view.len)});
+      auto content = CopyBytes({static_cast<const char*>(view.buf), static_cast<size_t>(view.len)});
+      guard.reset();
+      nb::gil_scoped_release release;
+      inputs.AddBytes(std::move(content));
     }
   }
   return inputs;

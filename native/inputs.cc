@@ -132,7 +132,9 @@ std::set<uint32_t> MembersWithFunctions(const Archive& archive) {
 
 void Inputs::AddFile(const std::string& path) { Add(ReadFile(path), &path); }
 
-void Inputs::AddBytes(std::string_view bytes) { Add(CopyBytes(bytes), nullptr); }
+void Inputs::AddBytes(std::unique_ptr<llvm::WritableMemoryBuffer> content) {
+  Add(std::move(content), nullptr);
+}
 
 void Inputs::Add(std::unique_ptr<llvm::WritableMemoryBuffer> content, const std::string* path) {
   if (!Archive::IsArchive({content->getBufferStart(), content->getBufferSize()})) {

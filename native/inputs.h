@@ -12,8 +12,8 @@
 
 #include <llvm/ADT/STLFunctionalExtras.h>
 
+#include <memory>
 #include <string>
-#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -29,7 +29,7 @@ class Inputs {
 
   // Throws FileError and ObjectFormatError.
   void AddFile(const std::string& path);
-  void AddBytes(std::string_view bytes);
+  void AddBytes(std::unique_ptr<llvm::WritableMemoryBuffer> content);
 
   // The objects to link, in the linker's order; once only. `is_defined` tells of a symbol that is
   // there already. Throws ObjectFormatError, also where there is nothing to link, and FileError.

@@ -543,6 +543,12 @@ def test_malformed_symbol_tables(
     assert session.load([add_object, content])["add"](1, 2) == 3
 
 
+def test_a_symbol_table_whose_size_wraps_around(session: tol.Session, add_object: Path) -> None:
+    table = struct.pack(">Q", 2**61 - 1) + bytes(1 << 24)
+    content = b"!<arch>\n" + header("/SYM64/", len(table)) + table + header("a.txt/", 4) + b"text"
+    assert session.load([add_object, content])["add"](1, 2) == 3
+
+
 def test_refusals_of_archives_leave_nothing_behind(
     session: tol.Session, functions: Path, add_object: Path
 ) -> None:

@@ -104,6 +104,30 @@ def test_each_load_has_its_own_copy(
             dylib.lookup(symbol)
 
 
+def test_what_the_process_defines_does_not_replace_the_copy(
+    compile: Compiler, run_script: RunScript
+) -> None:
+    library = compile.link(
+        compile(
+            """
+            struct { unsigned vendor, type, subtype, features[1]; } __cpu_model;
+            int __cpu_indicator_init(void) { return 0; }
+            """
+        )
+    )
+    user = """
+    #include "safe_call.h"
+    EXPORT(sse2) { __builtin_cpu_init(); RETURN(!!__builtin_cpu_supports("sse2")); }
+    """
+    path = compile(user)
+    script = (
+        "import ctypes, sys, tvm_ffi, tvm_ffi_object_loader\n"
+        "ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)\n"
+        "print([tvm_ffi.load_module(path).sse2() for path in sys.argv[2:]])\n"
+    )
+    assert run_script(script, library, path, compile.link(path)) == "[1, 1]\n"
+
+
 def test_an_own_definition_is_taken(session: tol.Session, compile: Compiler, trace: Trace) -> None:
     source = """
     #include "safe_call.h"
