@@ -207,6 +207,19 @@ def test_common_symbols(
         assert ours["use"]() == dlopened.use() == 5
 
 
+def test_a_common_symbol_that_the_dylib_defines_pulls_nothing(
+    session: tol.Session, compile: Compiler, trace: Trace, make_archive: MakeArchive
+) -> None:
+    dylib = session.load(compile("int shared = 4;\n"))
+    user = compile(
+        '#include "safe_call.h"\nint shared;\nEXPORT(use) { RETURN(shared); }\n',
+        *("-O1", "-fPIC", "-fcommon"),
+    )
+    dylib.load([user, make_archive(defines=member(compile, 9, "int shared = 5;"))])
+    assert dylib["use"]() == 4
+    assert trace.take() == []
+
+
 FUNCTIONS = {
     "add": "EXPORT(add) { RETURN(INT(0) + INT(1)); }",
     "scale": "int64_t factor(void); EXPORT(scale) { RETURN(INT(0) * factor()); }",
@@ -245,6 +258,15 @@ def test_an_archive_alone_gives_its_functions(
     assert dylib.functions == ["add", "scale"]
     with pytest.raises(tol.UndefinedSymbolError):
         dylib.lookup("unused")
+
+
+def test_an_archive_alone_gives_what_belongs_to_its_functions(
+    session: tol.Session, compile: Compiler, functions: Path, trace: Trace
+) -> None:
+    metadata = member(compile, 5, 'const char __tvm_ffi__metadata_add[] = "{}";')
+    subprocess.run(["ar", "rc", functions, metadata], check=True)
+    assert session.load(functions).lookup("__tvm_ffi__metadata_add")
+    assert trace.take() == [1, 2, 3, 5]
 
 
 def test_whole_archive(
