@@ -521,25 +521,26 @@ def header(name: str, size: object, end: bytes = b"`\n") -> bytes:
 
 
 MALFORMED = {
-    "no header": b"x" * 60,
-    "another end of the header": header("a.o/", 0, b"``"),
-    "half a header": header("a.o/", 0)[:30],
-    "size is no number": header("a.o/", "12x"),
-    "negative size": header("a.o/", "-2"),
-    "size past the end": header("a.o/", 2),
-    "largest size": header("a.o/", 9999999999),
-    "long name without a table": header("/0", 0),
-    "long name past its table": header("//", 4) + b"ab/\n" + header("/4", 0),
-    "long name that is no number": header("//", 4) + b"ab/\n" + header("/1x", 0),
-    "BSD name past the member": header("#1/20", 4) + b"abcd",
-    "BSD name of another kind": header("#1/x", 4) + b"abcd",
+    "no header": (b"x" * 60, "has no header"),
+    "another end of the header": (header("a.o/", 0, b"``"), "has no header"),
+    "half a header": (header("a.o/", 0)[:30], "ends within its header"),
+    "size is no number": (header("a.o/", "12x"), "size that is no number"),
+    "negative size": (header("a.o/", "-2"), "size that is no number"),
+    "size past the end": (header("a.o/", 2), "reaches past the end of the file"),
+    "largest size": (header("a.o/", 9999999999), "reaches past the end of the file"),
+    "long name without a table": (header("/0", 0), "not in the table of names"),
+    "long name past its table": (header("//", 4) + b"ab/\n" + header("/4", 0), "offset 72 has a"),
+    "long name that is no number": (header("//", 4) + b"ab/\n" + header("/1x", 0), "not in the"),
+    "BSD name past the member": (header("#1/20", 4) + b"abcd", "name that reaches past its end"),
+    "BSD name of another kind": (header("#1/x", 4) + b"abcd", "name that reaches past its end"),
 }
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_malformed_headers(refusal: Refusal, add_object: Path, kind: str) -> None:
-    with refusal.of(tol.ObjectFormatError, "<bytes>", "malformed", "offset"):
-        refusal.dylib.load([add_object, b"!<arch>\n" + MALFORMED[kind]])
+    content, said = MALFORMED[kind]
+    with refusal.of(tol.ObjectFormatError, "<bytes>: is truncated or malformed", "offset", said):
+        refusal.dylib.load([add_object, b"!<arch>\n" + content])
 
 
 @pytest.mark.parametrize(
