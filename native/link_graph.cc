@@ -24,6 +24,7 @@ using llvm::jitlink::Section;
 using llvm::jitlink::Symbol;
 using llvm::orc::ExecutorAddr;
 using llvm::operator|;
+using llvm::operator&;
 
 constexpr char kStartPrefix[] = "__start_";
 constexpr char kStopPrefix[] = "__stop_";
@@ -73,6 +74,11 @@ void AddIndirection(LinkGraph& graph, const ObjectFile& object) {
 
 bool IsGlobal(const Symbol& symbol) {
   return symbol.hasName() && symbol.getScope() != Scope::Local;
+}
+
+bool IsWritableCode(llvm::orc::MemProt protection) {
+  auto writable_code = llvm::orc::MemProt::Write | llvm::orc::MemProt::Exec;
+  return (protection & writable_code) == writable_code;
 }
 
 // Copies graphs into one, resolving between them.
@@ -133,8 +139,10 @@ class Merger {
   Section& SectionFor(const Section& section) {
     std::string name = section.getName().str();
     while (Section* known = target_.findSectionByName(name)) {
-      if (known->getMemProt() == section.getMemProt() &&
-          known->getMemLifetime() == section.getMemLifetime()) {
+      // As for the sections of one object: all of a name are protected alike.
+      auto both = known->getMemProt() | section.getMemProt();
+      if (known->getMemLifetime() == section.getMemLifetime() && !IsWritableCode(both)) {
+        known->setMemProt(both);
         return *known;
       }
       name += "+";
@@ -225,6 +233,8 @@ LoadGraph::LoadGraph(std::vector<ObjectFile>& objects, size_t own,
   // What the loader adds has address 0.
   uint64_t address = 1;
   for (ObjectFile& object : objects) {
+    needs_got_ = needs_got_ || object.needs_got();
+    needs_low_memory_ = needs_low_memory_ || object.needs_low_memory();
     address = object.AssignAddresses(address);
     object_names_.push_back(object.name());
     if (object_names_.size() <= own) name_ += (name_.empty() ? "" : " + ") + object.name();
@@ -350,6 +360,16 @@ Section* SectionOfBound(LinkGraph& graph, StringRef name) {
     return graph.findSectionByName(name);
   }
   return nullptr;
+}
+
+llvm::Error AddGlobalOffsetTable(LinkGraph& graph) {
+  StringRef name = llvm::jitlink::x86_64::GOTTableManager::getSectionName();
+  Section* section = graph.findSectionByName(name);
+  if (section && !section->blocks().empty()) return llvm::Error::success();
+  if (!section) section = &graph.createSection(name, llvm::orc::MemProt::Read);
+  static constexpr char kNoEntry[8] = {};
+  graph.createContentBlock(*section, kNoEntry, ExecutorAddr(), 8, 0);
+  return llvm::Error::success();
 }
 
 llvm::Error BindSectionBounds(LinkGraph& graph) {

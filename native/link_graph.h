@@ -53,6 +53,11 @@ class LoadGraph {
   const std::string& name() const { return name_; }
   const std::string& object_name(size_t index) const { return object_names_[index]; }
 
+  // Whether code refers to the global offset table itself, see AddGlobalOffsetTable.
+  bool needs_got() const { return needs_got_; }
+  // Whether code names its own parts by 32-bit addresses.
+  bool needs_low_memory() const { return needs_low_memory_; }
+
   std::vector<Definition> Definitions();
   // Without the symbols that a linker itself defines.
   std::vector<Reference> References();
@@ -77,12 +82,18 @@ class LoadGraph {
   std::vector<std::string> object_names_;
   std::unique_ptr<llvm::jitlink::LinkGraph> graph_;
   ThreadLocals thread_locals_;
+  bool needs_got_ = false;
+  bool needs_low_memory_ = false;
   llvm::DenseMap<llvm::jitlink::Symbol*, size_t> used_by_;  // only where there are several objects
 };
 
 // The section with a pointer for each function that chooses an implementation when it is loaded: at
 // first to the function that chooses.
 constexpr char kIndirectFunctions[] = "$ifunc";
+
+// Makes a global offset table where JITLink made none, since no entry of it is used: code may still
+// be relative to it. For use when JITLink has made its tables.
+llvm::Error AddGlobalOffsetTable(llvm::jitlink::LinkGraph& graph);
 
 // Binds the references to `__start_NAME` and `__stop_NAME` to the ends of section NAME. For use
 // when addresses are known.

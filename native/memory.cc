@@ -70,8 +70,8 @@ int AnonymousFile(uint64_t size) {
 class MemoryPool::Arena {
  public:
   // Null where the system has no room for it.
-  static std::unique_ptr<Arena> Reserve(const std::array<uint64_t, kAreaCount>& sizes) {
-    std::unique_ptr<Arena> arena(new Arena(sizes));
+  static std::unique_ptr<Arena> Reserve(const std::array<uint64_t, kAreaCount>& sizes, bool low) {
+    std::unique_ptr<Arena> arena(new Arena(sizes, low));
     return arena->Map() ? std::move(arena) : nullptr;
   }
 
@@ -110,6 +110,7 @@ class MemoryPool::Arena {
   // one of them frees may still be in use in the other.
   bool frozen() const { return fork_count_ != fork_count.load(std::memory_order_relaxed); }
   bool empty() const { return live_ == 0; }
+  bool low() const { return low_; }
   uint64_t used(Area area) const { return used_[area]; }
   uint64_t reserved() const { return total_ + sizes_[kCode] + sizes_[kConstants]; }
 
@@ -126,8 +127,9 @@ class MemoryPool::Arena {
   }
 
  private:
-  explicit Arena(const std::array<uint64_t, kAreaCount>& sizes)
+  Arena(const std::array<uint64_t, kAreaCount>& sizes, bool low)
       : sizes_(sizes),
+        low_(low),
         free_{FreeRanges(sizes[kCode]), FreeRanges(sizes[kConstants]), FreeRanges(sizes[kData])},
         fork_count_(fork_count.load(std::memory_order_relaxed)) {
     for (uint64_t size : sizes) total_ += size;
@@ -147,7 +149,8 @@ class MemoryPool::Arena {
     uint64_t shared = sizes_[kCode] + sizes_[kConstants];
     int file = AnonymousFile(shared);
     if (file < 0) return false;
-    base_ = map(nullptr, total_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    base_ = map(nullptr, total_, PROT_NONE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (low_ ? MAP_32BIT : 0), -1, 0);
     alias_ = map(nullptr, shared, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     bool mapped =
         base_ && alias_ &&
@@ -174,6 +177,7 @@ class MemoryPool::Arena {
   }
 
   std::array<uint64_t, kAreaCount> sizes_;
+  bool low_;
   std::array<FreeRanges, kAreaCount> free_;
   std::array<uint64_t, kAreaCount> used_ = {};
   uint64_t fork_count_;
@@ -233,16 +237,18 @@ MemoryPool::~MemoryPool() = default;
 
 std::unique_ptr<MemoryPool::Allocation> MemoryPool::Take(
     const std::array<uint64_t, kAreaCount>& sizes,
-    const std::array<uint64_t, kAreaCount>& alignments) {
+    const std::array<uint64_t, kAreaCount>& alignments, bool low) {
   auto allocation = std::make_unique<Allocation>();
   std::lock_guard<std::mutex> lock(mutex_);
   for (auto arena = arenas_.rbegin(); arena != arenas_.rend(); ++arena) {
+    if ((*arena)->low() != low) continue;
     if ((*arena)->Take(sizes, alignments, allocation->pieces, allocation->fresh)) {
       allocation->arena = arena->get();
       return allocation;
     }
   }
   uint64_t growth = std::min(uint64_t{1} << std::min<size_t>(arenas_.size(), 16), kMaxGrowth);
+  if (low) growth = 1;  // there is 1 GiB of it at most
   std::array<uint64_t, kAreaCount> needed;
   std::array<uint64_t, kAreaCount> wanted;
   uint64_t total = 0;
@@ -257,8 +263,11 @@ std::unique_ptr<MemoryPool::Allocation> MemoryPool::Take(
                                   total)
                         .str());
   }
-  std::unique_ptr<Arena> arena = Arena::Reserve(wanted);
-  if (!arena) arena = Arena::Reserve(needed);
+  std::unique_ptr<Arena> arena;
+  if (low) arena = Arena::Reserve(wanted, low);
+  if (low && !arena) arena = Arena::Reserve(needed, low);
+  if (!arena) arena = Arena::Reserve(wanted, false);
+  if (!arena) arena = Arena::Reserve(needed, false);
   if (!arena) {
     throw OutOfMemoryError(
         llvm::formatv("cannot map {0} bytes for loaded code: {1}", total, std::strerror(errno))
@@ -281,6 +290,10 @@ void MemoryPool::Give(const Allocation& allocation) {
 
 void MemoryPool::allocate(const jitlink::JITLinkDylib*, jitlink::LinkGraph& graph,
                           OnAllocatedFunction on_allocated) {
+  Allocate(graph, /*low=*/false, std::move(on_allocated));
+}
+
+void MemoryPool::Allocate(jitlink::LinkGraph& graph, bool low, OnAllocatedFunction on_allocated) {
   jitlink::BasicLayout layout(graph);
   std::array<uint64_t, kAreaCount> sizes = {};
   std::array<uint64_t, kAreaCount> alignments = {1, 1, 1};
@@ -303,7 +316,7 @@ void MemoryPool::allocate(const jitlink::JITLinkDylib*, jitlink::LinkGraph& grap
 
   std::unique_ptr<Allocation> allocation;
   try {
-    allocation = Take(sizes, alignments);
+    allocation = Take(sizes, alignments, low);
   } catch (const OutOfMemoryError& error) {
     return on_allocated(llvm::make_error<llvm::StringError>(
         error.what(), std::make_error_code(std::errc::not_enough_memory)));

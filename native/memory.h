@@ -10,6 +10,9 @@
 // and no page is ever both writable and executable. Modules share pages, so a small module costs
 // its own size and no system call; a larger run of freed pages goes back to the system.
 //
+// Code that was compiled without -fPIC names its own parts by 32-bit addresses. For it there are
+// arenas in the first 2 GiB of the address space, where they fit; see low().
+//
 // Concurrency: every method may be called from any thread. After a fork the shared pages belong to
 // both processes, so neither reuses them: arenas from before are only emptied (see Arena::frozen).
 #ifndef OBJECT_LOADER_MEMORY_H_
@@ -21,6 +24,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "free_ranges.h"
@@ -38,6 +42,8 @@ class MemoryPool : public llvm::jitlink::JITLinkMemoryManager {
                 OnAllocatedFunction on_allocated) override;
   void deallocate(std::vector<FinalizedAlloc> allocations,
                   OnDeallocatedFunction on_deallocated) override;
+  // Allocates below 2 GiB, or anywhere if there is no room.
+  JITLinkMemoryManager& low() { return low_; }
 
   struct Usage {
     uint64_t code = 0;       // bytes in use
@@ -60,11 +66,29 @@ class MemoryPool : public llvm::jitlink::JITLinkMemoryManager {
   class Allocation;
   class InFlight;
 
+  class Low : public JITLinkMemoryManager {
+   public:
+    explicit Low(MemoryPool& pool) : pool_(pool) {}
+    void allocate(const llvm::jitlink::JITLinkDylib*, llvm::jitlink::LinkGraph& graph,
+                  OnAllocatedFunction on_allocated) override {
+      pool_.Allocate(graph, /*low=*/true, std::move(on_allocated));
+    }
+    void deallocate(std::vector<FinalizedAlloc> allocations,
+                    OnDeallocatedFunction on_deallocated) override {
+      pool_.deallocate(std::move(allocations), std::move(on_deallocated));
+    }
+
+   private:
+    MemoryPool& pool_;
+  };
+
+  void Allocate(llvm::jitlink::LinkGraph& graph, bool low, OnAllocatedFunction on_allocated);
   // Throws OutOfMemoryError.
   std::unique_ptr<Allocation> Take(const std::array<uint64_t, kAreaCount>& sizes,
-                                   const std::array<uint64_t, kAreaCount>& alignments);
+                                   const std::array<uint64_t, kAreaCount>& alignments, bool low);
   void Give(const Allocation& allocation);
 
+  Low low_{*this};
   mutable std::mutex mutex_;
   std::vector<std::unique_ptr<Arena>> arenas_;
 };

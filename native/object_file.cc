@@ -2,6 +2,7 @@
 #include "object_file.h"
 
 #include <fcntl.h>
+#include <llvm/ADT/DenseMap.h>
 #include <llvm/BinaryFormat/ELF.h>
 #include <llvm/BinaryFormat/Magic.h>
 #include <llvm/Object/ELF.h>
@@ -16,6 +17,7 @@
 #include <utility>
 
 #include "error.h"
+#include "relocation.h"
 
 namespace object_loader {
 
@@ -166,6 +168,39 @@ class FileDescriptor {
  private:
   int fd_;
 };
+
+// Gives loaded sections of one name the same protection, as a linker does, which makes one of them;
+// JITLink insists on it. Only code and data that is written stay apart: no page is ever both. The
+// code then loses its name, which nothing but its bounds is known by.
+void UnifySections(llvm::MutableArrayRef<Shdr> sections, StringRef names) {
+  constexpr uint64_t kBoth = ELF::SHF_WRITE | ELF::SHF_EXECINSTR;
+  llvm::DenseMap<StringRef, uint64_t> flags;
+  bool mixed = false;
+  auto loaded = [](const Shdr& section) {
+    return section.sh_type != ELF::SHT_NULL && (section.sh_flags & ELF::SHF_ALLOC);
+  };
+  auto name_of = [&](const Shdr& section) { return StringRef(names.data() + section.sh_name); };
+  for (const Shdr& section : sections) {
+    if (!loaded(section)) continue;
+    uint64_t own = section.sh_flags & kBoth;
+    auto [known, is_new] = flags.try_emplace(name_of(section), own);
+    if (is_new || known->second == own) continue;
+    known->second |= own;
+    mixed = true;
+  }
+  if (!mixed) return;
+  for (Shdr& section : sections) {
+    if (!loaded(section)) continue;
+    uint64_t all = flags.lookup(name_of(section));
+    if (all != kBoth) {
+      section.sh_flags |= all;
+    } else if ((section.sh_flags & kBoth) == ELF::SHF_EXECINSTR) {
+      section.sh_name = 0;
+    } else {
+      section.sh_flags |= ELF::SHF_WRITE;
+    }
+  }
+}
 
 std::unique_ptr<llvm::WritableMemoryBuffer> NewBuffer(size_t size, const std::string& name) {
   auto buffer = llvm::WritableMemoryBuffer::getNewUninitMemBuffer(size, name);
@@ -324,6 +359,7 @@ void ObjectFile::Validate() {
         if (!loaded) section.sh_type = ELF::SHT_NULL;
     }
   }
+  UnifySections(sections, *section_names);
 
   llvm::MutableArrayRef<Sym> symbols;
   StringRef symbol_names;
@@ -354,6 +390,8 @@ void ObjectFile::Validate() {
     if (has_lto && *symbol_name == "__gnu_lto_slim") {
       Fail("holds only GCC's LTO bytecode: compile without -flto, or with -ffat-lto-objects");
     }
+    // To a linker they are the same, and JITLink does not know the other.
+    if (symbol.getVisibility() == ELF::STV_INTERNAL) symbol.setVisibility(ELF::STV_HIDDEN);
     bool is_thread_local = symbol.getType() == ELF::STT_TLS;
     bool is_indirect = symbol.getType() == ELF::STT_GNU_IFUNC;
     if (is_thread_local && (symbol.isCommon() || symbol.st_shndx == ELF::SHN_ABS)) {
@@ -416,12 +454,14 @@ void ObjectFile::Validate() {
       continue;
     }
     if (!(target.sh_flags & ELF::SHF_ALLOC)) malformed("relocations for a table of the file");
-    auto relocations = file->relas(section);
-    check(relocations.takeError());
-    for (const Elf::Rela& relocation : *relocations) {
+    auto relocation_range = file->relas(section);
+    check(relocation_range.takeError());
+    llvm::MutableArrayRef<Elf::Rela> relocations(const_cast<Elf::Rela*>(relocation_range->data()),
+                                                 relocation_range->size());
+    for (Elf::Rela& relocation : relocations) {
       uint32_t type = relocation.getType(false);
       auto stand_in = ThreadLocalStandIn(type);
-      if (stand_in) const_cast<Elf::Rela&>(relocation).setType(*stand_in, false);
+      if (stand_in) relocation.setType(*stand_in, false);
       uint64_t size = FixupSize(type);
       if (size == 0) continue;
       if (target.sh_type == ELF::SHT_NOBITS || relocation.r_offset > target.sh_size ||
@@ -431,22 +471,24 @@ void ObjectFile::Validate() {
                   " lies outside its section of " + std::to_string(target.sh_size) + " bytes");
       }
       uint32_t symbol = relocation.getSymbol(false);
-      if (symbol >= symbols.size() || !usable[symbol]) malformed("a relocation's symbol index");
-      // JITLink turns such a call into a direct one with a prefix of its own, which does not go
-      // with the prefixes that this call has. Remove when JITLink looks at what precedes the
-      // opcode.
-      if (type == ELF::R_X86_64_GOTPCRELX &&
-          llvm::cantFail(symbols[symbol].getName(symbol_names)) == "__tls_get_addr") {
-        const_cast<Elf::Rela&>(relocation).setType(ELF::R_X86_64_GOTPCREL, false);
-      }
+      if (symbol >= symbols.size()) malformed("a relocation's symbol index");
       if (stand_in) {
+        if (!usable[symbol]) malformed("a relocation's symbol index");
         thread_local_relocations_.push_back({section.sh_info, relocation.r_offset, type});
-      } else if (thread_local_symbols[symbol]) {
+        continue;
+      }
+      if (thread_local_symbols[symbol]) {
         throw LinkError(name_ + ": relocation " +
                         llvm::object::getELFRelocationTypeName(ELF::EM_X86_64, type).str() +
                         " does not suit a thread-local variable, " +
                         Demangled(symbols[symbol].getName(symbol_names)->str()));
       }
+      Adapt(relocation, symbols[symbol], symbol_names, sections, section);
+      if (relocation.getType(false) == ELF::R_X86_64_NONE) continue;
+      if (!usable[symbol]) malformed("a relocation's symbol index");
+      needs_low_memory_ =
+          needs_low_memory_ || ((type == ELF::R_X86_64_32 || type == ELF::R_X86_64_32S) &&
+                                !symbols[symbol].isUndefined());
     }
   }
 }
@@ -459,6 +501,23 @@ uint64_t ObjectFile::address(size_t section) const {
 uint64_t ObjectFile::size(size_t section) const {
   return llvm::cantFail(llvm::cantFail(ElfFile::create(buffer().getBuffer())).sections())[section]
       .sh_size;
+}
+
+void ObjectFile::Adapt(Elf::Rela& relocation, const Sym& symbol, StringRef symbol_names,
+                       llvm::ArrayRef<Shdr> sections, const Shdr& table) {
+  const Shdr& section = sections[table.sh_info];
+  StringRef symbol_name = llvm::cantFail(symbol.getName(symbol_names));
+  uint32_t type = relocation.getType(false);
+  uint64_t offset = relocation.r_offset;
+  needs_got_ = needs_got_ || NeedsGlobalOffsetTable(type) || symbol_name == "_GLOBAL_OFFSET_TABLE_";
+  std::string problem = AdaptRelocation(
+      relocation, symbol, symbol_name,
+      {buffer_->getBufferStart() + static_cast<uint64_t>(section.sh_offset), section.sh_size});
+  if (problem.empty()) return;
+  throw LinkError(name_ + ": relocation " + RelocationName(type) +
+                  (symbol_name.empty() ? "" : " against symbol " + Demangled(symbol_name.str())) +
+                  " in section " + std::to_string(table.sh_info) + " at offset " +
+                  std::to_string(offset) + ": " + problem);
 }
 
 uint64_t ObjectFile::AssignAddresses(uint64_t base) {

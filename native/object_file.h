@@ -11,6 +11,7 @@
 #ifndef OBJECT_LOADER_OBJECT_FILE_H_
 #define OBJECT_LOADER_OBJECT_FILE_H_
 
+#include <llvm/Object/ELFTypes.h>
 #include <llvm/Support/MemoryBuffer.h>
 
 #include <cstdint>
@@ -77,6 +78,10 @@ class ObjectFile {
   // Of a section, after AssignAddresses.
   uint64_t address(size_t section) const;
   uint64_t size(size_t section) const;
+  // Whether code refers to the global offset table itself, not only to entries of it.
+  bool needs_got() const { return needs_got_; }
+  // Whether it has 32-bit addresses of its own sections in it, as code without -fPIC does.
+  bool needs_low_memory() const { return needs_low_memory_; }
 
   // Gives the sections distinct addresses from `base` upwards, in file order, and returns the end.
   // In a relocatable object all of them are 0, but JITLink orders blocks by address and tells the
@@ -86,6 +91,10 @@ class ObjectFile {
  private:
   void Identify() const;
   void Validate();
+  // Throws LinkError for a relocation that can't be applied.
+  void Adapt(llvm::object::ELF64LE::Rela& relocation, const llvm::object::ELF64LE::Sym& symbol,
+             llvm::StringRef symbol_names, llvm::ArrayRef<llvm::object::ELF64LE::Shdr> sections,
+             const llvm::object::ELF64LE::Shdr& table);
   [[noreturn]] void Fail(const std::string& what) const;
 
   std::string name_;
@@ -94,6 +103,8 @@ class ObjectFile {
   std::vector<ThreadLocalRelocation> thread_local_relocations_;
   std::vector<IndirectFunction> indirect_functions_;
   std::vector<size_t> thread_local_sections_;
+  bool needs_got_ = false;
+  bool needs_low_memory_ = false;
 };
 
 }  // namespace object_loader

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "error.h"
+#include "relocation.h"
 
 extern "C" __attribute__((visibility("hidden"))) const char object_loader_support_begin[];
 extern "C" __attribute__((visibility("hidden"))) const char object_loader_support_end[];
@@ -51,7 +52,10 @@ class LinkContext : public jitlink::JITLinkContext {
         responsibility_(std::move(responsibility)),
         request_(request) {}
 
-  jitlink::JITLinkMemoryManager& getMemoryManager() override { return memory_.pool(); }
+  jitlink::JITLinkMemoryManager& getMemoryManager() override {
+    if (request_.load.needs_low_memory()) return memory_.pool().low();
+    return memory_.pool();
+  }
 
   jitlink::LinkGraphPassFunction getMarkLivePass(const llvm::Triple&) const override {
     // What is live was marked when the graph was bound.
@@ -62,6 +66,7 @@ class LinkContext : public jitlink::JITLinkContext {
     config.PostPrunePasses.push_back(PackEHFrame);
     config.PostPrunePasses.push_back(
         [this](LinkGraph& graph) { return request_.load.thread_locals().Lower(graph); });
+    if (request_.load.needs_got()) config.PostPrunePasses.push_back(AddGlobalOffsetTable);
     config.PostAllocationPasses.push_back(BindSectionBounds);
     config.PostFixupPasses.push_back([this](LinkGraph& graph) -> llvm::Error {
       ThreadLocals& thread_locals = request_.load.thread_locals();
@@ -143,6 +148,23 @@ std::unique_ptr<orc::ExecutorProcessControl> ThisProcess(
   return std::move(*control);
 }
 
+// As dlsym; a reference that .symver made names the version that it wants, "memcpy@GLIBC_2.2.5".
+void* FindInProcess(void* scope, StringRef symbol) {
+  auto [name, version] = symbol.split('@');
+  version.consume_front("@");
+  if (version.empty()) return dlsym(scope, symbol.str().c_str());
+  return dlvsym(scope, name.str().c_str(), version.str().c_str());
+}
+
+// JITLink tells relocations by names of its own.
+std::string WithRelocationName(StringRef message) {
+  auto [before, after] = message.split("is out of range of ");
+  auto [edge, rest] = after.split(' ');
+  StringRef name = RelocationOfEdge(edge);
+  if (name.empty()) return message.str();
+  return (before + "is out of range of " + name + " " + rest).str();
+}
+
 [[noreturn]] void ThrowLinkError(const std::string& name, llvm::Error error) {
   bool out_of_memory = false;
   error = llvm::handleErrors(
@@ -150,7 +172,7 @@ std::unique_ptr<orc::ExecutorProcessControl> ThisProcess(
         out_of_memory |= info->convertToErrorCode() == std::errc::not_enough_memory;
         return llvm::Error(std::move(info));
       });
-  std::string message = name + ": " + Message(std::move(error));
+  std::string message = name + ": " + WithRelocationName(Message(std::move(error)));
   if (out_of_memory) throw OutOfMemoryError(message);
   if (StringRef(message).contains("out of range")) {
     message +=
@@ -198,8 +220,8 @@ orc::ExecutorAddr ProcessSymbols::FindNew(const orc::SymbolStringPtr& name) {
   if (replacement != Replacements().end()) {
     return found_[name] = orc::ExecutorAddr::fromPtr(replacement->second);
   }
-  void* address = dlsym(RTLD_DEFAULT, symbol.c_str());
-  if (address == nullptr && tvm_ffi_) address = dlsym(tvm_ffi_, symbol.c_str());
+  void* address = FindInProcess(RTLD_DEFAULT, symbol);
+  if (address == nullptr && tvm_ffi_) address = FindInProcess(tvm_ffi_, symbol);
   // A reference without a version, which is what an object has, is also bound to a symbol that only
   // the first version of a library has, and which nothing new is to be linked with.
   for (const char* version : {"GLIBC_2.2.5", "GLIBCXX_3.4", "CXXABI_1.3", "GCC_3.0"}) {

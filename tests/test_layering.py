@@ -11,6 +11,7 @@ import pytest
 NATIVE = Path(__file__).parent.parent / "native"
 LAYERS = [
     "error",
+    "relocation",
     "object_file",
     "archive",
     "tls_module",

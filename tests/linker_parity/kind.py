@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kind: one kind of object files, how it is made, and what is called in it.
+
+Every source of a kind defines functions with EXPORT of safe_call.h; ``run`` is called with each of
+the kind's arguments, and its results are compared with those of the same objects after
+``cc -shared`` and dlopen.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from compilation import TOOLCHAINS, Compiler, Language, Toolchain
+
+LEVELS = ("-O0", "-O1", "-O2", "-O3")
+
+C_HEADER = '#include "safe_call.h"\n'
+
+# For sources in assembler: what EXPORT(run) is in C, for code that leaves its result in %rax.
+ASSEMBLER_RUN = """
+    .text
+    .globl __tvm_ffi_run
+    .type __tvm_ffi_run, @function
+__tvm_ffi_run:
+    pushq %rbx
+    pushq %r12
+    pushq %r15
+    movq %rcx, %rbx
+    movq 8(%rsi), %rdi
+    call body
+    movl $1, (%rbx)
+    movl $0, 4(%rbx)
+    movq %rax, 8(%rbx)
+    xorl %eax, %eax
+    popq %r15
+    popq %r12
+    popq %rbx
+    ret
+    .size __tvm_ffi_run, . - __tvm_ffi_run
+    .section .note.GNU-stack, "", @progbits
+    .text
+"""
+
+
+class Variant(NamedTuple):
+    """One way of compiling a kind."""
+
+    toolchain: Toolchain
+    level: str
+
+    def __str__(self) -> str:
+        return f"{self.toolchain.name} {self.level}"
+
+
+# Turns the objects of the sources into the ones to load, in a folder for it.
+Step = Callable[[list[Path], Path], list[Path]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of objects.
+
+    Attributes
+    ----------
+    title
+        What users know it by: the row of the table. Kinds of one title share a row.
+    sources
+        The text of each object's source; C sources may use safe_call.h.
+    flags
+        Flags of the compiler besides the level of optimization, for all sources.
+    case
+        What sets this kind apart from others of its title.
+    levels, toolchains
+        How it is compiled. Sources in assembler need one level; so do sources with unique symbols
+        (static members of templates, static variables of inline functions), which all libraries of
+        a process share.
+    arguments
+        What ``run`` is called with, one after the other.
+    step
+        What is done to the objects before they are loaded.
+    link_flags
+        What `cc -shared` needs for the oracle.
+    preload
+        Shared libraries that must be in the process, as a dlopened one would bring them.
+    reference_flags
+        Flags for the oracle's objects, where no linker makes a shared library of the kind's own.
+    expected
+        The results, where no linker makes a shared library of the kind at all.
+    refused
+        What this package says where it refuses the kind, in each of the error's texts.
+    """
+
+    title: str
+    sources: tuple[str, ...]
+    flags: tuple[str, ...] = ("-fPIC",)
+    case: str = ""
+    language: Language = "c"
+    levels: tuple[str, ...] = LEVELS
+    toolchains: tuple[str, ...] = ("gcc", "clang")
+    arguments: tuple[int, ...] = (0, 1, 2, 3)
+    step: Step | None = None
+    link_flags: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
+    reference_flags: tuple[str, ...] | None = None
+    expected: tuple[int, ...] | None = None
+    refused: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.title}: {self.case}" if self.case else self.title
+
+    def variants(self) -> Iterator[Variant]:
+        for toolchain, level in itertools.product(TOOLCHAINS, self.levels):
+            if toolchain.name in self.toolchains:
+                yield Variant(toolchain, level)
+
+    def objects(
+        self, compile: Compiler, variant: Variant, flags: tuple[str, ...] | None = None
+    ) -> list[Path]:
+        """Compile the sources; give the objects to load."""
+        header = "" if self.language == "assembler" else C_HEADER
+        flags = (variant.level, *(self.flags if flags is None else flags))
+        made = [
+            compile(header + source, *flags, language=self.language, toolchain=variant.toolchain)
+            for source in self.sources
+        ]
+        if self.step is None:
+            return made
+        folder = made[0].with_suffix(".parts")
+        folder.mkdir(exist_ok=True)
+        return self.step(made, folder)
+
+    def reference(self, compile: Compiler, variant: Variant) -> Path:
+        """Link the oracle: a shared library of the same sources."""
+        return compile.link(
+            *self.objects(compile, variant, self.reference_flags), flags=self.link_flags
+        )
+
+
+def partially_linked(objects: list[Path], folder: Path) -> list[Path]:
+    """Link the objects to one with ``ld -r``."""
+    result = folder / "linked.o"
+    subprocess.run(["ld", "-r", *objects, "-o", result], check=True)
+    return [result]
+
+
+def objcopied(*options: str) -> Step:
+    """Give a step that passes each object through ``objcopy``."""
+
+    def step(objects: list[Path], folder: Path) -> list[Path]:
+        results = [folder / path.name for path in objects]
+        for path, result in zip(objects, results, strict=True):
+            subprocess.run(["objcopy", *options, path, result], check=True)
+        return results
+
+    return step
+
+
+assembler = functools.partial(Kind, language="assembler", levels=("-O0",), flags=("-c",))

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kinds that an object's sections make: names, flags, sizes, initializers, what `ld -r` leaves."""
+
+from __future__ import annotations
+
+from kind import ASSEMBLER_RUN, Kind, assembler, partially_linked
+
+STRINGS = """
+#include <string.h>
+const char* text_of(int64_t n) {
+  return n ? "a string that two objects share" : "and one that is %s";
+}
+"""
+
+KINDS = [
+    assembler(
+        "two sections of one name: `.text` of different flags",
+        (
+            ASSEMBLER_RUN
+            + """
+    body: call second
+        addq third_value(%rip), %rax
+        ret
+        .section .text, "axl", @progbits, unique, 1
+    second: leaq 40(%rdi), %rax
+        ret
+        .section .text, "axG", @progbits, group, comdat
+        .globl in_group
+    in_group: ret
+        .data
+    third_value: .quad 1000
+    """,
+        ),
+        toolchains=("clang",),
+    ),
+    assembler(
+        "two sections of one name: `.rodata`, plain and mergeable",
+        (
+            ASSEMBLER_RUN
+            + """
+    body: movq plain(%rip), %rax
+        addq merged(%rip), %rax
+        leaq text(%rip), %rcx
+        movzbl (%rcx), %ecx
+        addq %rcx, %rax
+        ret
+        .section .rodata, "a", @progbits, unique, 1
+    plain: .quad 7
+        .section .rodata, "aM", @progbits, 8, unique, 2
+    merged: .quad 100
+        .section .rodata, "aMS", @progbits, 1, unique, 3
+    text: .string "text"
+    """,
+        ),
+    ),
+    assembler(
+        "two sections of one name: read-only and writable",
+        (
+            ASSEMBLER_RUN
+            + """
+    body: addq %rdi, second(%rip)
+        leaq __start_numbers(%rip), %rcx
+        leaq __stop_numbers(%rip), %rdx
+        xorl %eax, %eax
+    1:  addq (%rcx), %rax
+        addq $8, %rcx
+        cmpq %rdx, %rcx
+        jb 1b
+        ret
+        .section numbers, "a", @progbits, unique, 1
+        .quad 1, 2
+        .section numbers, "aw", @progbits, unique, 2
+    second: .quad 30
+        .hidden __start_numbers, __stop_numbers
+    """,
+        ),
+    ),
+    assembler(
+        "two sections of one name: code and data",
+        (
+            ASSEMBLER_RUN
+            + """
+    body: addq %rdi, number(%rip)
+        call add
+        ret
+        .section mixed, "ax", @progbits, unique, 1
+    add: movq number(%rip), %rax
+        ret
+        .section mixed, "aw", @progbits, unique, 2
+    number: .quad 30
+    """,
+        ),
+    ),
+    Kind(
+        "sections of one name and different flags in two objects",
+        (
+            """
+            __attribute__((section("numbers"))) static const int64_t mine[] = {1, 2, 3};
+            const int64_t* first(void) { return mine; }
+            extern int64_t* second(void);
+            extern const int64_t __start_numbers[] __attribute__((visibility("hidden")));
+            extern const int64_t __stop_numbers[] __attribute__((visibility("hidden")));
+            EXPORT(run) {
+              int64_t total = *first() + ++*second();
+              for (const int64_t* n = __start_numbers; n < __stop_numbers; ++n) total += *n;
+              RETURN(total * 100 + (__stop_numbers - __start_numbers));
+            }
+            """,
+            """
+            __attribute__((section("numbers"))) static int64_t mine[] = {40, 50};
+            int64_t* second(void) { return mine; }
+            """,
+        ),
+    ),
+    Kind(
+        "`__start_NAME` and `__stop_NAME`",
+        (
+            """
+            typedef int64_t (*Function)(int64_t);
+            #define REGISTER(name) \\
+              __attribute__((section("registry"), used)) static Function name##_entry = name
+            static int64_t one(int64_t n) { return n + 1; }
+            static int64_t two(int64_t n) { return n * 2; }
+            REGISTER(one);
+            REGISTER(two);
+            extern Function __start_registry[], __stop_registry[];
+            EXPORT(run) {
+              int64_t n = INT(0);
+              for (Function* f = __start_registry; f != __stop_registry; ++f) n = (*f)(n) + n;
+              RETURN(n * 10 + (__stop_registry - __start_registry));
+            }
+            """,
+        ),
+    ),
+    Kind(
+        "constructors and destructors with priorities",
+        (
+            """
+            static int64_t order;
+            __attribute__((constructor)) static void last(void) { order = order * 10 + 3; }
+            __attribute__((constructor(200))) static void second(void) { order = order * 10 + 2; }
+            __attribute__((constructor(101))) static void first(void) { order = order * 10 + 1; }
+            __attribute__((destructor)) static void gone(void) { order = 0; }
+            EXPORT(run) { RETURN(order + INT(0)); }
+            """,
+        ),
+    ),
+    assembler(
+        "`.ctors` and `.dtors`",
+        (
+            ASSEMBLER_RUN
+            + """
+    body: leaq order(%rip), %rax
+        movq (%rax), %rax
+        ret
+    one: movl $1, %ecx
+        jmp append
+    two: movl $2, %ecx
+        jmp append
+    three: movl $3, %ecx
+    append: imulq $10, order(%rip), %rax
+        addq %rcx, %rax
+        movq %rax, order(%rip)
+        ret
+        .section .ctors, "aw", @progbits
+        .quad three, two
+        .section .ctors.65435, "aw", @progbits
+        .quad one
+        .section .dtors, "aw", @progbits
+        .quad one
+        .bss
+        .balign 8
+    order: .skip 8
+    """,
+        ),
+    ),
+    Kind(
+        "a `.bss` of 1 GiB",
+        (
+            """
+            static char zeros[1 << 30];
+            char small[16] = "initialized";
+            EXPORT(run) {
+              int64_t at = INT(0) << 28;
+              zeros[at] += 3;
+              RETURN(zeros[at] + zeros[at + 1] + small[INT(0)] + ++zeros[sizeof zeros - 1]);
+            }
+            """,
+        ),
+        levels=("-O2",),
+    ),
+    Kind(
+        "alignment of 4 KiB and of 2 MiB",
+        (
+            """
+            __attribute__((aligned(4096))) static char page[100] = {1};
+            __attribute__((aligned(1 << 21))) static char large[100];
+            __attribute__((aligned(1024), noinline)) int64_t code(int64_t n) { return n + page[0]; }
+            EXPORT(run) {
+              uintptr_t bits = (uintptr_t)page | ((uintptr_t)&code & 1023);
+              RETURN(code(INT(0)) + (bits & 4095) + ((uintptr_t)large & 0xfff) + ++large[5]);
+            }
+            """,
+        ),
+    ),
+    Kind(
+        "an empty object beside another",
+        ("\n", "EXPORT(run) { RETURN(INT(0) + 1); }\n"),
+    ),
+    Kind(
+        "strings that several objects share",
+        (
+            STRINGS,
+            """
+        #include <stdio.h>
+        #include <string.h>
+        const char* text_of(int64_t n);
+        EXPORT(run) {
+          char out[100];
+          const char* mine = "a string that two objects share";
+          snprintf(out, sizeof out, text_of(0), mine + INT(0));
+          RETURN(strlen(out) * 100 + strcmp(text_of(1), mine));
+        }
+        """,
+        ),
+    ),
+    Kind(
+        "`ld -r` of several objects, C",
+        (
+            STRINGS + "int64_t common_one; static int64_t data[] = {1, 2, 3};\n"
+            "int64_t* data_of(int64_t n) { common_one += n; return &data[n % 3]; }\n"
+            "__attribute__((constructor)) static void begin(void) { common_one = 5; }\n",
+            """
+            #include <string.h>
+            const char* text_of(int64_t n);
+            int64_t* data_of(int64_t n);
+            extern int64_t common_one;
+            static int64_t data[] = {10, 20, 30};
+            __attribute__((constructor)) static void begin(void) { common_one *= 7; }
+            EXPORT(run) {
+              int64_t n = INT(0);
+              RETURN(strlen(text_of(n)) + ++*data_of(n) + data[n % 3] + common_one * 100);
+            }
+            """,
+        ),
+        step=partially_linked,
+    ),
+    Kind(
+        "`ld -r` of several objects, C++",
+        (
+            "#include <stdexcept>\n#include <vector>\n"
+            "inline int64_t shared_inline() { static int64_t n = 5; return ++n; }\n"
+            'int64_t thrown(int64_t n) { if (n > 1) throw std::out_of_range("n");\n'
+            "  return std::vector<int64_t>(n + 3, 2).size() + shared_inline(); }\n",
+            "#include <stdexcept>\n#include <vector>\n"
+            "inline int64_t shared_inline() { static int64_t n = 5; return ++n; }\n"
+            "int64_t thrown(int64_t n);\n"
+            "EXPORT(run) { try { RETURN(thrown(INT(0)) + shared_inline()); }\n"
+            "  catch (const std::out_of_range& e) { RETURN(e.what()[0]); } }\n",
+        ),
+        language="c++",
+        levels=("-O2",),
+        step=partially_linked,
+    ),
+]

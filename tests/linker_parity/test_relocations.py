@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Types of relocations that assemblers here do not emit, and those that are refused by name."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import struct
+from pathlib import Path
+
+import pytest
+from kind import ASSEMBLER_RUN
+from kinds_of_relocations import DATA
+
+import tvm_ffi_object_loader as tol
+from compilation import Compiler
+from refusal import Refusal
+
+_SHT_RELA = 4
+NUMBERS = {
+    "R_X86_64_PC32": 2,
+    "R_X86_64_PLT32": 4,
+    "R_X86_64_GOTPCREL": 9,
+    "R_X86_64_64": 1,
+    "R_X86_64_GOT64": 27,
+}
+# Types whose meaning is that of another one, to a linker that does not optimize.
+EQUIVALENTS = [
+    (30, "R_X86_64_GOT64", "R_X86_64_GOTPLT64"),
+    (39, "R_X86_64_PC32", "R_X86_64_PC32_BND"),
+    (40, "R_X86_64_PLT32", "R_X86_64_PLT32_BND"),
+    (43, "R_X86_64_GOTPCREL", "R_X86_64_CODE_4_GOTPCRELX"),
+    (46, "R_X86_64_GOTPCREL", "R_X86_64_CODE_5_GOTPCRELX"),
+    (49, "R_X86_64_GOTPCREL", "R_X86_64_CODE_6_GOTPCRELX"),
+]
+BODY = (
+    ASSEMBLER_RUN
+    + DATA
+    + """
+    .text
+body:
+    leaq _GLOBAL_OFFSET_TABLE_(%rip), %rcx
+    movabsq $value@GOT, %rax
+    movq (%rax,%rcx), %rax
+    movq (%rax), %rax
+    pushq words@GOTPCREL(%rip)
+    popq %rcx
+    addq 8(%rcx), %rax
+    addq words+16(%rip), %rax
+    pushq %rax
+    negq %rdi
+    call labs@PLT
+    popq %rcx
+    addq %rcx, %rax
+    ret
+"""
+)
+
+
+def with_relocation_type(content: bytes, old: int, new: int) -> bytes:
+    """Change the type of the object's relocations from `old` to `new`."""
+    patched = bytearray(content)
+    (table,) = struct.unpack_from("<Q", content, 40)
+    (count,) = struct.unpack_from("<H", content, 60)
+    changed = 0
+    for section in range(count):
+        kind, _, _, offset, size = struct.unpack_from("<IQQQQ", content, table + 64 * section + 4)
+        if kind != _SHT_RELA:
+            continue
+        for at in range(offset + 8, offset + size, 24):
+            if struct.unpack_from("<I", content, at)[0] == old:
+                struct.pack_into("<I", patched, at, new)
+                changed += 1
+    assert changed
+    return bytes(patched)
+
+
+@pytest.mark.parametrize(
+    ("number", "like"), [case[:2] for case in EQUIVALENTS], ids=[case[2] for case in EQUIVALENTS]
+)
+def test_equivalent_types(session: tol.Session, compile: Compiler, number: int, like: str) -> None:
+    path = compile(BODY, "-c", language="assembler")
+    content = with_relocation_type(path.read_bytes(), NUMBERS[like], number)
+    expected = [4100 + 200 + 3000 + n for n in range(4)]
+    assert [session.load(path, name="plain")["run"](n) for n in range(4)] == expected
+    assert [session.load(content, name="patched")["run"](n) for n in range(4)] == expected
+
+
+LOW = 0x3133_7000
+
+
+def test_a_call_through_the_table_to_an_address_below_4_gib(
+    session: tol.Session, compile: Compiler
+) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    fixed_noreplace = 0x100000
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | fixed_noreplace
+    page = libc.mmap(LOW, 4096, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+    if page != LOW:
+        pytest.skip("the address is taken")
+    ctypes.memmove(LOW, b"\x48\x8d\x47\x2a\xc3", 5)  # lea 42(%rdi), %rax; ret
+    libc.mprotect(ctypes.c_void_p(LOW), ctypes.c_size_t(4096), mmap.PROT_READ | mmap.PROT_EXEC)
+    try:
+        code = compile(
+            ASSEMBLER_RUN
+            + """
+            body: call *low@GOTPCREL(%rip)
+                movq %rax, %rdi
+                jmp *low@GOTPCREL(%rip)
+            """,
+            "-c",
+            language="assembler",
+        )
+        low = compile(f"\n.globl low\n.set low, {LOW}\n", "-c", language="assembler")
+        assert session.load([code, low])["run"](1) == 85
+    finally:
+        libc.munmap(ctypes.c_void_p(LOW), ctypes.c_size_t(4096))
+
+
+def refused_object(compile: Compiler, directives: str) -> Path:
+    source = ASSEMBLER_RUN + DATA + f"\n.text\nbody: ret\n{directives}\n"
+    return compile(source, "-c", language="assembler", name="refused")
+
+
+@pytest.mark.parametrize(
+    ("directives", "said"),
+    [
+        (
+            ".data\nf: .long 0\n.reloc f, R_X86_64_GOT32, value",
+            ["R_X86_64_GOT32", "value", "-fPIC"],
+        ),
+        (
+            ".data\nf: .quad 0\n.reloc f, R_X86_64_SIZE64, labs",
+            ["R_X86_64_SIZE64", "labs", "ld -r"],
+        ),
+        (".data\nf: .long labs\n", ["R_X86_64_32 ", "labs", "-fPIC"]),
+        ("movq $labs, %rax\n", ["R_X86_64_32S", "labs", "-fPIC"]),
+        (".weak nowhere\nmovq nowhere(%rip), %rax\n", ["R_X86_64_PC32", "nowhere", "-fPIC"]),
+        (".data\nf: .word value\n", ["R_X86_64_16"]),
+        (".data\nf: .byte value\n", ["R_X86_64_8"]),
+        (".text\nf: .word value - .\n", ["R_X86_64_PC16"]),
+        (".text\nf: .byte value - .\n", ["R_X86_64_PC8"]),
+    ],
+    ids=lambda value: value[0].strip() if isinstance(value, list) else "",
+)
+def test_what_is_out_of_reach_is_refused_by_name(
+    refusal: Refusal, compile: Compiler, directives: str, said: list[str]
+) -> None:
+    path = refused_object(compile, directives)
+    with refusal.of(tol.LinkError, path, *said):
+        refusal.dylib.load(path)
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (5, "R_X86_64_COPY"),
+        (6, "R_X86_64_GLOB_DAT"),
+        (7, "R_X86_64_JUMP_SLOT"),
+        (8, "R_X86_64_RELATIVE"),
+        (37, "R_X86_64_IRELATIVE"),
+        (200, "type 200"),
+    ],
+)
+def test_types_that_no_object_has(
+    refusal: Refusal, compile: Compiler, number: int, name: str
+) -> None:
+    path = refused_object(compile, ".data\nfield: .quad labs\n")
+    content = with_relocation_type(path.read_bytes(), NUMBERS["R_X86_64_64"], number)
+    with refusal.of(tol.LinkError, "<bytes>", name, "labs"):
+        refusal.dylib.load(content)
