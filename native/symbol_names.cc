@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "symbol_names.h"
 
+#include <llvm/ADT/StringExtras.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -47,8 +49,16 @@ std::string Suggestions(std::vector<std::string> names, const std::string& wante
 }
 
 std::string OriginHint(StringRef symbol) {
-  if (symbol.starts_with("cuda") || symbol.starts_with("__cudaRegister")) {
+  // "cudaMalloc" and "__cudaRegisterFatBinary" are, "cuda_add" is somebody's own.
+  auto is_of = [](StringRef name, StringRef prefix) {
+    return name.consume_front(prefix) && !name.empty() && llvm::isUpper(name.front());
+  };
+  if (is_of(symbol, "cuda") || is_of(symbol, "__cuda")) {
     return " (in libcudart: load it first, ctypes.CDLL(\"libcudart.so\", ctypes.RTLD_GLOBAL))";
+  }
+  if (is_of(symbol, "cu")) {
+    return " (in libcuda, the driver: load it first, ctypes.CDLL(\"libcuda.so.1\", "
+           "ctypes.RTLD_GLOBAL))";
   }
   if (symbol.starts_with("GOMP_") || symbol.starts_with("omp_")) {
     return " (in libgomp: load it first, ctypes.CDLL(\"libgomp.so.1\", ctypes.RTLD_GLOBAL))";

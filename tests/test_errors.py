@@ -226,6 +226,8 @@ def test_errors_of_called_functions_are_not_ours(session: tol.Session, compile: 
     [
         ("GOMP_no_such_function", "libgomp"),
         ("cudaNoSuchFunction", "libcudart"),
+        ("__cudaNoSuchFunction", "libcudart"),
+        ("cuNoSuchFunction", "libcuda.so.1"),
         ("__asan_no_such_function", "-fsanitize"),
     ],
 )
@@ -235,3 +237,13 @@ def test_where_a_missing_symbol_is_known_to_come_from(
     path = compile(f"int {symbol}(void);\nint use(void) {{ return {symbol}(); }}\n")
     with refusal.of(tol.UndefinedSymbolError, symbol, origin):
         refusal.dylib.load(path)
+
+
+@pytest.mark.parametrize("symbol", ["cuda_add", "current", "cut", "cu", "__cuda"])
+def test_a_name_of_the_users_own_gets_no_hint(
+    refusal: Refusal, compile: Compiler, symbol: str
+) -> None:
+    path = compile(f"int {symbol}(void);\nint use(void) {{ return {symbol}(); }}\n")
+    with refusal.of(tol.UndefinedSymbolError, symbol) as caught:
+        refusal.dylib.load(path)
+    assert "load it first" not in str(caught.value)
