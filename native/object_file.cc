@@ -60,6 +60,11 @@ const char* KindOf(llvm::file_magic magic) {
       return "a COFF object (Windows); this process loads ELF objects for Linux x86-64";
     case file_magic::wasm_object:
       return "a WebAssembly object; this process loads ELF objects for Linux x86-64";
+    case file_magic::offload_bundle:
+    case file_magic::offload_bundle_compressed:
+    case file_magic::offload_binary:
+      return "a bundle of objects for several targets: take the host's out of it "
+             "(clang-offload-bundler --unbundle)";
     case file_magic::cuda_fatbinary:
       return "a CUDA fat binary, not an object: compile the host side with nvcc -c";
     default:
@@ -69,6 +74,8 @@ const char* KindOf(llvm::file_magic magic) {
 
 std::string MachineName(unsigned machine) {
   switch (machine) {
+    case ELF::EM_X86_64:  // of class ELFCLASS32
+      return "x86-64 (x32, compiled with -mx32)";
     case ELF::EM_386:
       return "i386 (32-bit x86)";
     case ELF::EM_AARCH64:

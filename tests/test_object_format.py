@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -56,9 +57,23 @@ def test_path_with_a_null_character(refusal: Refusal) -> None:
         (b"int main(void) { return 0; }\n" * 10, ""),
         (b"\0" * 4096, ""),
         (b"\x7fELF", ""),
-        (b"BC\xc0\xde" + b"\0" * 200, ""),
+        (b"BC\xc0\xde" + b"\0" * 200, "is LLVM bitcode"),
+        (b"\xde\xc0\x17\x0b" + b"\0" * 200, "is LLVM bitcode"),
+        (b"\xca\xfe\xba\xbe\0\0\0\2" + b"\0" * 200, "is a Mach-O object"),
+        (b"__CLANG_OFFLOAD_BUNDLE__" + b"\0" * 200, "is a bundle of objects"),
+        (b"\x50\xed\x55\xba" + b"\0" * 200, "is a CUDA fat binary"),
     ],
-    ids=["empty", "text", "zeros", "only the magic", "bitcode"],
+    ids=[
+        "empty",
+        "text",
+        "zeros",
+        "only the magic",
+        "bitcode",
+        "wrapped bitcode",
+        "universal Mach-O",
+        "offload bundle",
+        "fat binary",
+    ],
 )
 def test_not_an_object(refusal: Refusal, tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "not_an_object.o"
@@ -141,6 +156,46 @@ def test_another_architecture(
 
 
 @needs_clang
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("aarch64-linux-gnu", "is an object for AArch64"),
+        ("riscv64-linux-gnu", "is an object for RISC-V"),
+        ("powerpc64le-linux-gnu", "is an object for PowerPC64"),
+        ("s390x-linux-gnu", "is a big-endian object"),
+        ("aarch64_be-linux-gnu", "is a big-endian object"),
+        ("i386-linux-gnu", "is a 32-bit object for i386"),
+        ("x86_64-linux-gnux32", "is a 32-bit object for x86-64 (x32"),
+        ("armv7-linux-gnueabihf", "is a 32-bit object for 32-bit Arm"),
+        ("x86_64-apple-macos13", "is a Mach-O object (macOS)"),
+        ("arm64-apple-macos13", "is a Mach-O object (macOS)"),
+        ("x86_64-pc-windows-msvc", "is a COFF object (Windows)"),
+        ("wasm32-unknown-unknown", "is a WebAssembly object"),
+    ],
+)
+def test_an_object_for_another_system(
+    refusal: Refusal, compile: Compiler, target: str, said: str
+) -> None:
+    assert CLANG is not None
+    path = compile(PLAIN, f"--target={target}", "-O2", toolchain=CLANG, name="foreign")
+    with refusal.of(tol.ObjectFormatError, f"{path}: {said}"):
+        refusal.dylib.load(path)
+
+
+@pytest.mark.parametrize(
+    ("machine", "said"), [(190, "an NVIDIA GPU (a cubin)"), (224, "an AMD GPU")]
+)
+def test_an_object_for_a_gpu(refusal: Refusal, add_object: Path, machine: int, said: str) -> None:
+    with refusal.of(tol.ObjectFormatError, f"<bytes>: is an object for {said}"):
+        refusal.dylib.load(patched(add_object, 18, machine.to_bytes(2, "little")))
+
+
+def test_core_file(refusal: Refusal, add_object: Path) -> None:
+    with refusal.of(tol.ObjectFormatError, "<bytes>: is a core file"):
+        refusal.dylib.load(patched(add_object, 16, b"\x04\0"))
+
+
+@needs_clang
 def test_an_object_compiled_for_another_architecture(refusal: Refusal, compile: Compiler) -> None:
     assert CLANG is not None
     foreign = compile(PLAIN, "--target=aarch64-linux-gnu", toolchain=CLANG, name="arm")
@@ -150,12 +205,12 @@ def test_an_object_compiled_for_another_architecture(refusal: Refusal, compile: 
 
 
 def test_32_bit_object(refusal: Refusal, compile: Compiler) -> None:
-    with refusal.of(tol.ObjectFormatError, "<bytes>"):
+    with refusal.of(tol.ObjectFormatError, "<bytes>: is a 32-bit object for i386"):
         refusal.dylib.load(compile(PLAIN, "-m32").read_bytes())
 
 
 def test_big_endian_object(refusal: Refusal, add_object: Path) -> None:
-    with refusal.of(tol.ObjectFormatError, "<bytes>"):
+    with refusal.of(tol.ObjectFormatError, "<bytes>: is a big-endian object"):
         refusal.dylib.load(patched(add_object, 5, b"\x02"))
 
 
@@ -185,6 +240,12 @@ def test_shared_library_and_executable(
     compile.link(add_object).replace(library)
     with refusal.of(tol.ObjectFormatError, library, "shared"):
         refusal.dylib.load(library)
-    fixed = compile.link(compile("int main(void) { return 0; }\n"), flags=("-no-pie",))
-    with refusal.of(tol.ObjectFormatError, fixed):
+    main = compile("int main(void) { return 0; }\n")
+    pie = tmp_path / "pie"
+    subprocess.run(["gcc", main, "-pie", "-o", pie], check=True)
+    with refusal.of(tol.ObjectFormatError, pie, "position-independent executable"):
+        refusal.dylib.load(pie)
+    fixed = tmp_path / "fixed"
+    subprocess.run(["gcc", main, "-no-pie", "-o", fixed], check=True)
+    with refusal.of(tol.ObjectFormatError, f"{fixed}: is an executable"):
         refusal.dylib.load(fixed)
