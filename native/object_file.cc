@@ -399,6 +399,7 @@ void ObjectFile::Validate() {
     }
     // To a linker they are the same, and JITLink does not know the other.
     if (symbol.getVisibility() == ELF::STV_INTERNAL) symbol.setVisibility(ELF::STV_HIDDEN);
+    if (*symbol_name == "_GLOBAL_OFFSET_TABLE_") needs_got_ = true;
     bool is_thread_local = symbol.getType() == ELF::STT_TLS;
     bool is_indirect = symbol.getType() == ELF::STT_GNU_IFUNC;
     if (is_thread_local && (symbol.isCommon() || symbol.st_shndx == ELF::SHN_ABS)) {
@@ -513,18 +514,17 @@ uint64_t ObjectFile::size(size_t section) const {
 void ObjectFile::Adapt(Elf::Rela& relocation, const Sym& symbol, StringRef symbol_names,
                        llvm::ArrayRef<Shdr> sections, const Shdr& table) {
   const Shdr& section = sections[table.sh_info];
-  StringRef symbol_name = llvm::cantFail(symbol.getName(symbol_names));
   uint32_t type = relocation.getType(false);
-  uint64_t offset = relocation.r_offset;
-  needs_got_ = needs_got_ || NeedsGlobalOffsetTable(type) || symbol_name == "_GLOBAL_OFFSET_TABLE_";
+  needs_got_ = needs_got_ || NeedsGlobalOffsetTable(type);
   std::string problem = AdaptRelocation(
-      relocation, symbol, symbol_name,
+      relocation, symbol, symbol_names,
       {buffer_->getBufferStart() + static_cast<uint64_t>(section.sh_offset), section.sh_size});
   if (problem.empty()) return;
+  StringRef symbol_name = llvm::cantFail(symbol.getName(symbol_names));
   throw LinkError(name_ + ": relocation " + RelocationName(type) +
                   (symbol_name.empty() ? "" : " against symbol " + Demangled(symbol_name.str())) +
                   " in section " + std::to_string(table.sh_info) + " at offset " +
-                  std::to_string(offset) + ": " + problem);
+                  std::to_string(relocation.r_offset) + ": " + problem);
 }
 
 uint64_t ObjectFile::AssignAddresses(uint64_t base) {

@@ -74,7 +74,7 @@ std::string ResolveAbsolute(Elf::Rela& relocation, uint64_t symbol_value,
 
 }  // namespace
 
-std::string AdaptRelocation(Elf::Rela& relocation, const Elf::Sym& symbol, StringRef symbol_name,
+std::string AdaptRelocation(Elf::Rela& relocation, const Elf::Sym& symbol, StringRef symbol_names,
                             llvm::MutableArrayRef<char> section) {
   bool local = symbol.getBinding() == ELF::STB_LOCAL;
   uint32_t type = relocation.getType(false);
@@ -119,7 +119,7 @@ std::string AdaptRelocation(Elf::Rela& relocation, const Elf::Sym& symbol, Strin
 
     case ELF::R_X86_64_GOTPC32:
     case ELF::R_X86_64_GOTPC64:
-      if (symbol_name != kGlobalOffsetTable) {
+      if (llvm::cantFail(symbol.getName(symbol_names)) != kGlobalOffsetTable) {
         return std::string("only ") + kGlobalOffsetTable + " is supported as its symbol";
       }
       SetType(relocation, type == ELF::R_X86_64_GOTPC32 ? ELF::R_X86_64_PC32 : ELF::R_X86_64_PC64);

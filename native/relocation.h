@@ -19,11 +19,11 @@
 
 namespace object_loader {
 
-// Changes `relocation`, whose field lies inside `section` and whose symbol is `symbol`; it is of
-// type R_X86_64_NONE afterwards where nothing is left to do. Returns why it can't be applied and
-// what to do about it, or an empty string.
+// Changes `relocation`, whose field lies inside `section` and whose symbol is `symbol`, named in
+// `symbol_names`; it is of type R_X86_64_NONE afterwards where nothing is left to do. Returns why
+// it can't be applied and what to do about it, or an empty string.
 std::string AdaptRelocation(llvm::object::ELF64LE::Rela& relocation,
-                            const llvm::object::ELF64LE::Sym& symbol, llvm::StringRef symbol_name,
+                            const llvm::object::ELF64LE::Sym& symbol, llvm::StringRef symbol_names,
                             llvm::MutableArrayRef<char> section);
 
 // Whether the relocation is relative to the global offset table, which then has to exist even where

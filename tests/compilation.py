@@ -81,11 +81,14 @@ class Compiler:
         """Compile `source` as C++."""
         return self(source, *flags, language="c++", toolchain=toolchain, name=name)
 
-    def link(self, *objects: Path, flags: tuple[str, ...] = ()) -> Path:
-        """Link `objects` to a shared library that no other call returns."""
+    def link(self, *objects: Path, flags: tuple[str, ...] = (), quiet: bool = False) -> Path:
+        """Link `objects` to a shared library that no other call returns.
+
+        `quiet` is for those that the linker may refuse.
+        """
         path = self._folder / f"linked-{next(self._numbers)}.so"
         command = ["g++", "-shared", "-o", str(path), *map(str, objects), *flags]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL if quiet else None)
         return path
 
     def dlopen(self, *objects: Path) -> tvm_ffi.Module:

@@ -330,3 +330,35 @@ def test_an_object_with_nothing_in_it(
     dylib.load(bare)
     assert dylib.functions == []
     dylib.close()
+
+
+HUGE = """
+import sys
+import tvm_ffi_object_loader as tol
+
+
+def resident() -> int:
+    return next(
+        int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmRSS")
+    )
+
+
+with tol.Session() as session:
+    session.load(sys.argv[2])
+    before = resident()
+    run = session.load(sys.argv[1])["run"]
+    assert run((1 << 30) - 1) == 1
+    assert run(0) == 1
+    print(resident() - before < 4 << 20)
+"""
+
+
+def test_a_large_bss_takes_memory_only_where_it_is_used(
+    compile: Compiler, add_object: Path, run_script: RunScript
+) -> None:
+    source = """
+    #include "safe_call.h"
+    static char zeros[1 << 30];
+    EXPORT(run) { RETURN(++zeros[INT(0)]); }
+    """
+    assert run_script(HUGE, compile(source), add_object) == "True\n"

@@ -55,7 +55,7 @@ class Variant(NamedTuple):
     level: str
 
     def __str__(self) -> str:
-        return f"{self.toolchain.name} {self.level}"
+        return f"{self.toolchain.name} {self.level}".strip()
 
 
 # Turns the objects of the sources into the ones to load, in a folder for it.
@@ -125,7 +125,7 @@ class Kind:
     ) -> list[Path]:
         """Compile the sources; give the objects to load."""
         header = "" if self.language == "assembler" else C_HEADER
-        flags = (variant.level, *(self.flags if flags is None else flags))
+        flags = (*variant.level.split(), *(self.flags if flags is None else flags))
         made = [
             compile(header + source, *flags, language=self.language, toolchain=variant.toolchain)
             for source in self.sources
@@ -162,4 +162,7 @@ def objcopied(*options: str) -> Step:
     return step
 
 
-assembler = functools.partial(Kind, language="assembler", levels=("-O0",), flags=("-c",))
+# gas warns of sections whose flags are unusual, which is what some of the kinds are about.
+assembler = functools.partial(
+    Kind, language="assembler", levels=("",), flags=("-c", "-Wa,--no-warn")
+)

@@ -12,7 +12,28 @@ const char* text_of(int64_t n) {
 }
 """
 
+# More than the 65,279 that a symbol's own 16 bits can tell apart.
+COUNT = 66_000
+MANY = (
+    ASSEMBLER_RUN
+    + """
+body: leaq table(%rip), %rcx
+    movl $COUNT, %edx
+    xorl %eax, %eax
+1:  movq (%rcx), %rsi
+    addq (%rsi), %rax
+    addq $8, %rcx
+    decl %edx
+    jnz 1b
+    ret
+""".replace("COUNT", str(COUNT))
+    + "".join(f'.section .data.d{n}, "aw"\nd{n}: .quad {n}\n' for n in range(COUNT))
+    + '.section .data.rel.ro, "aw"\ntable:\n'
+    + "".join(f".quad d{n}\n" for n in range(COUNT))
+)
+
 KINDS = [
+    assembler("66,000 sections (`SHN_XINDEX`)", (MANY,), arguments=(0,)),
     assembler(
         "two sections of one name: `.text` of different flags",
         (

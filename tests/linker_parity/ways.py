@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load objects in one of three ways and call ``run``: ``ways.py WAY REQUEST``.
+"""Load objects in one of three ways and call ``run``: ``ways.py WAY < REQUESTS``.
 
-Each way takes the same request, runs in a process of its own, since it may crash, and prints what
-came of it as JSON.
+Standard input is a list of requests, as JSON; for each of them, one line of JSON says what came of
+it: results, or the text of an error. A process that crashes ends after the lines it had written.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import tvm_ffi
 
@@ -22,9 +22,16 @@ class Request(TypedDict):
     """What to load and to call."""
 
     objects: list[str]
-    library: str
+    library: str  # what `cc -shared` made of the objects
     arguments: list[int]
     preload: list[str]
+
+
+class Answer(TypedDict):
+    """What came of it: either is empty."""
+
+    results: list[int]
+    refused: str
 
 
 def dlopen(request: Request) -> tvm_ffi.Module:
@@ -34,9 +41,10 @@ def dlopen(request: Request) -> tvm_ffi.Module:
 
 def loader(request: Request) -> tvm_ffi.Module:
     """Load the objects with this package."""
-    import tvm_ffi_object_loader as tol
-
-    return tol.load_module(request["objects"])
+    module: tvm_ffi.Module = importlib.import_module("tvm_ffi_object_loader").load_module(
+        request["objects"]
+    )
+    return module
 
 
 def peer(request: Request) -> tvm_ffi.Module:
@@ -53,21 +61,18 @@ WAYS: dict[str, Callable[[Request], tvm_ffi.Module]] = {
 }
 
 
-def main(way: str, request_text: str) -> None:
-    """Print the results of the calls, or why there are none."""
-    request: Request = json.loads(request_text)
+def answer(way: str, request: Request) -> Answer:
+    """Load and call."""
     for library in request["preload"]:
         ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
-    answer: dict[str, Any] = {}
     try:
-        run = WAYS[way](request).run
+        module = WAYS[way](request)
+        results = [module.run(argument) for argument in request["arguments"]]
     except Exception as error:
-        answer["refused"] = f"{type(error).__name__}: {error}"
-    else:
-        answer["results"] = [run(argument) for argument in request["arguments"]]
-        del run
-    print(json.dumps(answer), flush=True)
+        return Answer(results=[], refused=f"{type(error).__name__}: {error}")
+    return Answer(results=results, refused="")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for each in json.load(sys.stdin):
+        print(json.dumps(answer(sys.argv[1], each)), flush=True)
