@@ -178,19 +178,19 @@ class FileDescriptor {
 
 // Gives loaded sections of one name the same protection, as a linker does, which makes one of them;
 // JITLink insists on it. Only code and data that is written stay apart: no page is ever both. The
-// code then loses its name, which nothing but its bounds is known by.
-void UnifySections(llvm::MutableArrayRef<Shdr> sections, StringRef names) {
+// code then loses its name, which nothing but its bounds is known by. Names are told apart by where
+// they are in the table of strings, in which all tools keep each of them once.
+void UnifySections(llvm::MutableArrayRef<Shdr> sections) {
   constexpr uint64_t kBoth = ELF::SHF_WRITE | ELF::SHF_EXECINSTR;
-  llvm::DenseMap<StringRef, uint64_t> flags;
+  llvm::SmallDenseMap<uint32_t, uint64_t, 64> flags;
   bool mixed = false;
   auto loaded = [](const Shdr& section) {
     return section.sh_type != ELF::SHT_NULL && (section.sh_flags & ELF::SHF_ALLOC);
   };
-  auto name_of = [&](const Shdr& section) { return StringRef(names.data() + section.sh_name); };
   for (const Shdr& section : sections) {
     if (!loaded(section)) continue;
     uint64_t own = section.sh_flags & kBoth;
-    auto [known, is_new] = flags.try_emplace(name_of(section), own);
+    auto [known, is_new] = flags.try_emplace(section.sh_name, own);
     if (is_new || known->second == own) continue;
     known->second |= own;
     mixed = true;
@@ -198,7 +198,7 @@ void UnifySections(llvm::MutableArrayRef<Shdr> sections, StringRef names) {
   if (!mixed) return;
   for (Shdr& section : sections) {
     if (!loaded(section)) continue;
-    uint64_t all = flags.lookup(name_of(section));
+    uint64_t all = flags.lookup(section.sh_name);
     if (all != kBoth) {
       section.sh_flags |= all;
     } else if ((section.sh_flags & kBoth) == ELF::SHF_EXECINSTR) {
@@ -366,7 +366,7 @@ void ObjectFile::Validate() {
         if (!loaded) section.sh_type = ELF::SHT_NULL;
     }
   }
-  UnifySections(sections, *section_names);
+  UnifySections(sections);
 
   llvm::MutableArrayRef<Sym> symbols;
   StringRef symbol_names;
@@ -491,12 +491,13 @@ void ObjectFile::Validate() {
                         " does not suit a thread-local variable, " +
                         Demangled(symbols[symbol].getName(symbol_names)->str()));
       }
+      if (IsAppliedAsIs(type) && usable[symbol]) continue;
       Adapt(relocation, symbols[symbol], symbol_names, sections, section);
       if (relocation.getType(false) == ELF::R_X86_64_NONE) continue;
       if (!usable[symbol]) malformed("a relocation's symbol index");
-      needs_low_memory_ =
-          needs_low_memory_ || ((type == ELF::R_X86_64_32 || type == ELF::R_X86_64_32S) &&
-                                !symbols[symbol].isUndefined());
+      if (type == ELF::R_X86_64_32 || type == ELF::R_X86_64_32S) {
+        needs_low_memory_ = needs_low_memory_ || !symbols[symbol].isUndefined();
+      }
     }
   }
 }

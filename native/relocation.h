@@ -12,12 +12,20 @@
 
 #include <llvm/ADT/ArrayRef.h>
 #include <llvm/ADT/StringRef.h>
+#include <llvm/BinaryFormat/ELF.h>
 #include <llvm/Object/ELFTypes.h>
 
 #include <cstdint>
 #include <string>
 
 namespace object_loader {
+
+// Whether JITLink applies relocations of this type right, of a symbol that is a place: nearly all
+// that an object has.
+inline bool IsAppliedAsIs(uint32_t type) {
+  return type == llvm::ELF::R_X86_64_PC32 || type == llvm::ELF::R_X86_64_PLT32 ||
+         type == llvm::ELF::R_X86_64_64;
+}
 
 // Changes `relocation`, whose field lies inside `section` and whose symbol is `symbol`, named in
 // `symbol_names`; it is of type R_X86_64_NONE afterwards where nothing is left to do. Returns why

@@ -112,6 +112,19 @@ KINDS = [
     """,
         ),
     ),
+    assembler(
+        "a section that is both writable and executable",
+        (
+            ASSEMBLER_RUN
+            + """
+        .section .changing, "awx", @progbits
+    body: movl $7, patched+1(%rip)
+    patched: movl $5, %eax
+        ret
+    """,
+        ),
+        refused="both writable and executable",
+    ),
     Kind(
         "sections of one name and different flags in two objects",
         (
