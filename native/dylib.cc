@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "error.h"
+#include "headroom.h"
 #include "symbol_names.h"
 
 namespace object_loader {
@@ -162,6 +163,9 @@ void Dylib::Load(Inputs inputs, const std::function<void()>& on_initialized) {
     return symbols_.count(session_->platform().names()->intern(name)) != 0;
   });
   size_t object_count = objects.size();
+  uint64_t object_bytes = 0;
+  for (const ObjectFile& object : objects) object_bytes += object.buffer().getBufferSize();
+  std::optional<Headroom> headroom(object_bytes);
   std::unique_ptr<LoadGraph> load;
   std::vector<Definition> definitions;
   std::vector<uint32_t> support;
@@ -176,19 +180,25 @@ void Dylib::Load(Inputs inputs, const std::function<void()>& on_initialized) {
   for (const Definition& definition : definitions) {
     names.push_back(definition.symbol->getName());
   }
-  Image image = session_->platform().Link(*load, definitions);
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (size_t i = 0; i < names.size(); ++i) {
-      symbols_[names[i]] = {image.defined[i], definitions[i].weak, definitions[i].exported, true,
-                            definitions[i].is_thread_local};
-      if (definitions[i].is_thread_local) thread_local_modules_[names[i]] = image.tls_module;
-    }
-  }
-  image.defined = {};
-  if (image.dso_handle) image.dso_handle->owner = this;
-  Code().Add(image.code, this);
+  // Made beforehand: once the initializers have run, nothing may fail any more.
+  std::list<Loaded> loaded(1);
+  loaded.front().objects = object_count;
+  loaded.front().symbols = names.size();
+  Image& image = loaded.front().image;
+  image = session_->platform().Link(*load, definitions);
   try {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      for (size_t i = 0; i < names.size(); ++i) {
+        symbols_[names[i]] = {image.defined[i], definitions[i].weak, definitions[i].exported, true,
+                              definitions[i].is_thread_local};
+        if (definitions[i].is_thread_local) thread_local_modules_[names[i]] = image.tls_module;
+      }
+    }
+    image.defined = {};
+    headroom.reset();
+    if (image.dso_handle) image.dso_handle->owner = this;
+    Code().Add(image.code, this);
     Initialize(*load, image);
     on_initialized();
   } catch (...) {
@@ -213,7 +223,7 @@ void Dylib::Load(Inputs inputs, const std::function<void()>& on_initialized) {
   ++session_->loads;
   std::lock_guard<std::mutex> lock(mutex_);
   for (const SymbolStringPtr& name : names) symbols_[name].initializing = false;
-  loads_.push_back({std::move(image), object_count, names.size()});
+  loads_.splice(loads_.end(), loaded);
 }
 
 std::vector<Definition> Dylib::Bind(LoadGraph& load, std::vector<uint32_t>& support) const {

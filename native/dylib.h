@@ -17,6 +17,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -139,7 +140,7 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   llvm::SmallDenseMap<llvm::orc::SymbolStringPtr, Symbol, 4> symbols_;
   llvm::DenseMap<llvm::orc::SymbolStringPtr, std::shared_ptr<const TlsModule>>
       thread_local_modules_;
-  std::vector<Loaded> loads_;
+  std::list<Loaded> loads_;
 };
 
 }  // namespace object_loader

@@ -5,6 +5,7 @@
 #include <llvm/ADT/StringSwitch.h>
 #include <llvm/ExecutionEngine/JITLink/ELF_x86_64.h>
 #include <llvm/ExecutionEngine/Orc/SelfExecutorProcessControl.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <map>
@@ -187,6 +188,16 @@ std::map<std::string, void*>& Replacements() {
   return *replacements;
 }
 
+// malloc keeps what was freed, some 4 kB a load, unless it lies at the end of the heap. Giving it
+// back looks through the whole heap, so it is done when so many more loads have gone than come.
+constexpr uint64_t kTrimLoads = 1024;
+
+void ReturnHeapToSystem() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
 }  // namespace
 
 void ReplaceProcessSymbol(const std::string& symbol, void* address) {
@@ -304,7 +315,8 @@ Image Platform::Link(LoadGraph& load, const std::vector<Definition>& definitions
     llvm::consumeError(request.image.tracker->remove());
     ThrowLinkError(load.name(), std::move(error));
   }
-  ++live_loads_;
+  uint64_t live = ++live_loads_;
+  if (live > most_live_loads_) most_live_loads_ = live;
   Image image = std::move(request.image);
   if (image.eh_frame.begin != image.eh_frame.end) {
     try {
@@ -312,6 +324,9 @@ Image Platform::Link(LoadGraph& load, const std::vector<Definition>& definitions
     } catch (const ObjectFormatError& malformed) {
       Unlink(image);
       throw ObjectFormatError(load.name() + ": " + malformed.what());
+    } catch (...) {  // no memory for looking through it
+      Unlink(image);
+      throw;
     }
   }
   return image;
@@ -325,6 +340,10 @@ void Platform::Unlink(Image& image) {
   // Names that no symbol uses any more stay in the pool until somebody sweeps it. A sweep looks at
   // every name, so it waits until the loads removed outnumber the live ones.
   uint64_t live = --live_loads_;
+  if (live + kTrimLoads <= most_live_loads_ || (live == 0 && most_live_loads_ >= kTrimLoads / 4)) {
+    most_live_loads_ = live;
+    ReturnHeapToSystem();
+  }
   if (++removed_loads_ < std::max<uint64_t>(256, live)) return;
   removed_loads_ = 0;
   names_->clearDeadEntries();

@@ -104,7 +104,8 @@ class Platform {
   llvm::orc::JITDylib& all_loads_;
   std::atomic<uint64_t> loads_{0};
   std::atomic<uint64_t> live_loads_{0};
-  std::atomic<uint64_t> removed_loads_{0};  // since the last sweep of names_
+  std::atomic<uint64_t> most_live_loads_{0};  // since the heap was last trimmed
+  std::atomic<uint64_t> removed_loads_{0};    // since the last sweep of names_
 };
 
 // What a linker adds without being asked: libgcc, and the functions of native/support.c. Members

@@ -229,6 +229,14 @@ class OpenFile {
   int file_;
 };
 
+// Whether the dynamic linker's message is about the process's limits. It has no other way to tell.
+bool SaysNoRoom(const std::string& reason) {
+  for (int error : {ENOMEM, EMFILE, ENFILE}) {
+    if (reason.find(std::strerror(error)) != std::string::npos) return true;
+  }
+  return reason == "out of memory";  // none for its message, either
+}
+
 }  // namespace
 
 std::shared_ptr<const TlsModule> TlsModule::Open(const Variables& variables,
@@ -249,6 +257,8 @@ std::shared_ptr<const TlsModule> TlsModule::Open(const Variables& variables,
           "and none is left; compile with -fPIC and without -ftls-model (" +
           reason + ")");
     }
+    if (SaysNoRoom(reason))
+      throw OutOfMemoryError("no memory for thread-local variables: " + reason);
     throw LinkError("the dynamic linker refuses its thread-local variables: " + reason);
   }
   link_map* map = nullptr;

@@ -12,6 +12,7 @@ NATIVE = Path(__file__).parent.parent / "native"
 LAYERS = [
     "error",
     "relocation",
+    "headroom",
     "object_file",
     "archive",
     "tls_module",
