@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <llvm/ADT/DenseMap.h>
+#include <llvm/ADT/DenseSet.h>
 #include <llvm/BinaryFormat/ELF.h>
 #include <llvm/BinaryFormat/Magic.h>
 #include <llvm/Object/ELF.h>
@@ -385,6 +386,12 @@ void ObjectFile::Validate() {
       extended_indices = *table;
     }
   }
+  // Of several undefined symbols of one name JITLink would let only the first be bound.
+  llvm::DenseSet<StringRef> undefined;
+  auto check_undefined = [&](StringRef symbol_name) {
+    if (!symbol_name.empty() && undefined.insert(symbol_name).second) return;
+    malformed("undefined symbol '" + symbol_name.str() + "' has no name of its own");
+  };
   // JITLink makes no symbol for some of them, and crashes at a relocation that refers to one it did
   // not make. Remove with LLVM's message of "Could not find symbol at given index" mended.
   std::vector<bool> usable(symbols.size(), false);
@@ -423,6 +430,7 @@ void ObjectFile::Validate() {
                                    symbol.getVisibility() == ELF::STV_HIDDEN});
       symbol.st_shndx = ELF::SHN_UNDEF;
       symbol.setBinding(ELF::STB_GLOBAL);
+      check_undefined(*symbol_name);
       usable[i] = symbol.getType() != ELF::STT_FILE;
       continue;
     }
@@ -433,6 +441,7 @@ void ObjectFile::Validate() {
     } else if (index >= ELF::SHN_LORESERVE || index == ELF::SHN_UNDEF) {
       usable[i] = index == ELF::SHN_UNDEF && symbol.getBinding() != ELF::STB_LOCAL &&
                   symbol.getType() != ELF::STT_FILE;
+      if (usable[i]) check_undefined(*symbol_name);
       continue;
     }
     if (index >= sections.size()) malformed("section index of symbol " + symbol_name->str());

@@ -214,6 +214,18 @@ def test_big_endian_object(refusal: Refusal, add_object: Path) -> None:
         refusal.dylib.load(patched(add_object, 5, b"\x02"))
 
 
+@pytest.mark.parametrize("name", [b"\0first\0", b"\0\0econd\0"])
+def test_undefined_symbols_without_a_name_of_their_own(
+    refusal: Refusal, compile: Compiler, name: bytes
+) -> None:
+    source = "int first(void), second(void);\nint user(void) { return first() + second(); }\n"
+    content = compile(source).read_bytes()
+    assert content.count(b"\0second\0") == 1
+    changed = content.replace(b"\0second\0", name.ljust(len(b"\0second\0"), b"\0"))
+    with refusal.of(tol.ObjectFormatError, "<bytes>", "no name of its own"):
+        refusal.dylib.load(changed)
+
+
 def test_lto_only_object_of_gcc(refusal: Refusal, compile: Compiler) -> None:
     lto = compile(ADD, "-O2", "-fPIC", "-flto", "-fno-fat-lto-objects", name="slim")
     with refusal.of(tol.ObjectFormatError, lto, "-flto"):
