@@ -22,11 +22,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       for (size_t i = 0; i < count; ++i) {
         objects.push_back(ObjectFile::FromBytes({reinterpret_cast<const char*>(data), size}));
       }
-      // A graph must let go of all its names: the pool checks that when it goes.
       auto names = std::make_shared<llvm::orc::SymbolStringPool>();
-      LoadGraph load(objects, names);
-      load.Definitions();
-      load.References();
+      {
+        LoadGraph load(objects, names);
+        load.Definitions();
+        load.References();
+      }
+      // A name that is still used belongs to a symbol that no list of the graph has.
+      names->clearDeadEntries();
+      if (!names->empty()) __builtin_trap();
     }
   } catch (const ObjectLoaderError&) {
   } catch (const OutOfMemoryError&) {
