@@ -164,8 +164,12 @@ void Dylib::Load(Inputs inputs, const std::function<void()>& on_initialized) {
   });
   size_t object_count = objects.size();
   uint64_t object_bytes = 0;
-  for (const ObjectFile& object : objects) object_bytes += object.buffer().getBufferSize();
-  std::optional<Headroom> headroom(object_bytes);
+  uint64_t table_bytes = 0;
+  for (const ObjectFile& object : objects) {
+    object_bytes += object.buffer().getBufferSize();
+    table_bytes += object.table_bytes();
+  }
+  auto headroom = std::make_optional<Headroom>(object_bytes, table_bytes);
   std::unique_ptr<LoadGraph> load;
   std::vector<Definition> definitions;
   std::vector<uint32_t> support;

@@ -14,17 +14,20 @@ namespace object_loader {
 
 namespace {
 
-// Measured: at most 14 times the size of the objects and 40 kB, where each function has a section
-// of its own. The rest is for what an object could hold that no compiler writes, for malloc, which
-// takes memory in larger pieces, and for what other threads allocate meanwhile.
-constexpr uint64_t kBytesPerByte = 32;
+// Measured: at most 14 times the size of objects that are tables for the most part, where each
+// function has a section of its own, and 40 kB. The rest is for what an object could hold that no
+// compiler writes, for malloc, which takes memory in larger pieces, and for what other threads
+// allocate meanwhile. Content is copied twice at most.
+constexpr uint64_t kBytesPerByte = 4;
+constexpr uint64_t kBytesPerTableByte = 32;
 constexpr uint64_t kBytesPerLoad = 4 << 20;
 
 std::atomic<uint64_t> promised{0};
 
 }  // namespace
 
-Headroom::Headroom(uint64_t object_bytes) : bytes_(kBytesPerLoad + kBytesPerByte * object_bytes) {
+Headroom::Headroom(uint64_t object_bytes, uint64_t table_bytes)
+    : bytes_(kBytesPerLoad + kBytesPerByte * object_bytes + kBytesPerTableByte * table_bytes) {
   uint64_t all = promised.fetch_add(bytes_) + bytes_;
   // Writable, so that it counts for every limit that malloc's memory counts for.
   void* room = mmap(nullptr, all, PROT_READ | PROT_WRITE,

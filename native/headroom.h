@@ -17,8 +17,9 @@ namespace object_loader {
 
 class Headroom {
  public:
-  // For linking objects of `object_bytes` in all. Throws OutOfMemoryError.
-  explicit Headroom(uint64_t object_bytes);
+  // For linking objects of `object_bytes` in all, `table_bytes` of which are symbols, relocations,
+  // names and section headers. Throws OutOfMemoryError.
+  Headroom(uint64_t object_bytes, uint64_t table_bytes);
   ~Headroom();
   Headroom(const Headroom&) = delete;
   Headroom& operator=(const Headroom&) = delete;

@@ -345,6 +345,7 @@ void ObjectFile::Validate() {
     }
   }
 
+  for (const auto& [offset, size] : tables) table_bytes_ += size;
   std::sort(tables.begin(), tables.end());
   for (size_t i = 1; i < tables.size(); ++i) {
     if (tables[i].first < tables[i - 1].first + tables[i - 1].second) {

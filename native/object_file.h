@@ -42,6 +42,9 @@ class ObjectFile {
   const std::string& name() const { return name_; }
   llvm::MemoryBufferRef buffer() const { return buffer_->getMemBufferRef(); }
 
+  // The size of what is not content: symbols, relocations, names, section headers.
+  uint64_t table_bytes() const { return table_bytes_; }
+
   // The global symbols with a value of their own, in no section (SHN_ABS). JITLink has no place for
   // them in an object, so in the private copy they are undefined.
   struct AbsoluteSymbol {
@@ -99,6 +102,7 @@ class ObjectFile {
 
   std::string name_;
   std::unique_ptr<llvm::WritableMemoryBuffer> buffer_;
+  uint64_t table_bytes_ = 0;
   std::vector<AbsoluteSymbol> absolute_symbols_;
   std::vector<ThreadLocalRelocation> thread_local_relocations_;
   std::vector<IndirectFunction> indirect_functions_;

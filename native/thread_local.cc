@@ -34,6 +34,8 @@ enum ThreadLocalEdge : Edge::Kind {
   kThreadOffset64,
 };
 
+constexpr uint64_t kMaxInitialValues = 256 << 20;  // bytes
+
 Edge::Kind KindOf(uint32_t relocation_type) {
   switch (relocation_type) {
     case ELF::R_X86_64_TLSGD:
@@ -121,18 +123,21 @@ llvm::Error ThreadLocals::PlaceVariables(LinkGraph& graph) {
            std::pair(b.first->isZeroFill(), b.first->getAddress());
   });
   uint64_t end = 0;
+  uint64_t values_end = 0;
   for (auto& [block, offset] : placed_) {
     offset = llvm::alignTo(end, block->getAlignment(), block->getAlignmentOffset());
     end = offset + block->getSize();
     offsets_[block] = offset;
     layout_.alignment = std::max<uint64_t>(layout_.alignment, block->getAlignment());
-    if (!block->isZeroFill()) layout_.values.resize(end);
+    if (!block->isZeroFill()) values_end = end;
   }
   layout_.size = end;
-  if (end >= uint64_t{1} << 31) {
+  // The limit on initial values keeps a small file with strict alignments from taking much memory.
+  if (end >= uint64_t{1} << 31 || values_end >= kMaxInitialValues) {
     return llvm::make_error<JITLinkError>("has " + std::to_string(end) +
                                           " bytes of thread-local variables");
   }
+  layout_.values.resize(values_end);
   return llvm::Error::success();
 }
 
