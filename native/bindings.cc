@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "error.h"
+#include "exit_handlers.h"
 #include "function.h"
 
 namespace nb = nanobind;
@@ -83,16 +84,21 @@ void Translate(const std::exception_ptr& pointer, void*) {
   }
 }
 
+// A path as the system knows it.
+std::string FilePath(nb::handle path) {
+  nb::object encoded = nb::steal(PyUnicode_EncodeFSDefault(path.ptr()));
+  if (!encoded.is_valid()) throw nb::python_error();
+  return std::string(PyBytes_AS_STRING(encoded.ptr()),
+                     static_cast<size_t>(PyBytes_GET_SIZE(encoded.ptr())));
+}
+
 // A path (str) is read, anything else is a buffer and is copied while the GIL is held.
 Inputs ReadInputs(nb::sequence objects, bool whole_archive) {
   Inputs inputs(whole_archive);
   for (nb::handle object : objects) {
     if (PyUnicode_Check(object.ptr())) {
-      nb::object encoded = nb::steal(PyUnicode_EncodeFSDefault(object.ptr()));
-      if (!encoded.is_valid()) throw nb::python_error();
-      std::string path(PyBytes_AS_STRING(encoded.ptr()),
-                       static_cast<size_t>(PyBytes_GET_SIZE(encoded.ptr())));
-      nb::gil_scoped_release release;
+      std::string path = FilePath(object);
+      InterpreterLeft left;
       inputs.AddFile(path);
     } else {
       Py_buffer view;
@@ -100,7 +106,7 @@ Inputs ReadInputs(nb::sequence objects, bool whole_archive) {
       std::unique_ptr<Py_buffer, decltype(&PyBuffer_Release)> guard(&view, PyBuffer_Release);
       auto content = CopyBytes({static_cast<const char*>(view.buf), static_cast<size_t>(view.len)});
       guard.reset();
-      nb::gil_scoped_release release;
+      InterpreterLeft left;
       inputs.AddBytes(std::move(content));
     }
   }
@@ -131,17 +137,26 @@ void BindSession(nb::module_& m) {
       .def(
           "create_dylib",
           [](const PySession& self, const std::optional<std::string>& name,
-             const std::vector<PyDylib>& link_order) {
-            std::vector<ModulePtr> modules;
-            for (const PyDylib& dylib : link_order) modules.push_back(dylib.module);
-            return PyDylib{CreateModule(self.session, name, modules)};
+             nb::sequence link_order) {
+            std::vector<LinkedTo> entries;
+            for (nb::handle entry : link_order) {
+              if (PyUnicode_Check(entry.ptr())) {
+                entries.push_back(FilePath(entry));
+              } else {
+                entries.push_back(nb::cast<const PyDylib&>(entry).module);
+              }
+            }
+            InterpreterLeft left;
+            return PyDylib{CreateModule(self.session, name, entries)};
           },
-          "name"_a.none(), "link_order"_a)
+          "name"_a.none(), "link_order"_a,
+          nb::sig("def create_dylib(self, name: str | None, link_order: "
+                  "collections.abc.Sequence[Dylib | str]) -> Dylib"))
       .def("dylibs", [](const PySession& self) { return Wrap(ModulesOf(*self.session)); })
       .def("stats", [](const PySession& self) { return self.session->Stats(); })
       .def(
           "close", [](const PySession& self) { self.session->Close(); },
-          nb::call_guard<nb::gil_scoped_release>());
+          nb::call_guard<InterpreterLeft>());
 }
 
 void BindDylib(nb::module_& m) {
@@ -150,18 +165,32 @@ void BindDylib(nb::module_& m) {
       .def_prop_ro("name", [](const PyDylib& self) { return self.dylib().name(); })
       .def_prop_ro("closed", [](const PyDylib& self) { return self.dylib().closed(); })
       .def_prop_ro("session", [](const PyDylib& self) { return PySession{self.dylib().session()}; })
-      .def_prop_ro("link_order",
-                   [](const PyDylib& self) { return Wrap(LinkOrderOf(*self.module)); })
+      .def_prop_ro(
+          "link_order",
+          [](const PyDylib& self) {
+            nb::list entries;
+            for (LinkedTo& entry : LinkOrderOf(*self.module)) {
+              if (const auto* path = std::get_if<std::string>(&entry)) {
+                entries.append(ToStr(*path));
+              } else {
+                entries.append(PyDylib{std::get<ModulePtr>(std::move(entry))});
+              }
+            }
+            return entries;
+          },
+          nb::for_getter(nb::sig("def link_order(self) -> list[Dylib | str]")))
       .def(
           "load",
           [](const PyDylib& self, nb::sequence objects, bool whole_archive) {
             Inputs inputs = ReadInputs(objects, whole_archive);
-            nb::gil_scoped_release release;
+            bool has_objects = inputs.has_objects();
+            InterpreterLeft left;
             self.module->Load(std::move(inputs));
+            return has_objects;
           },
           "objects"_a, "whole_archive"_a,
           nb::sig("def load(self, objects: collections.abc.Sequence[str | "
-                  "typing_extensions.Buffer], whole_archive: bool) -> None"))
+                  "typing_extensions.Buffer], whole_archive: bool) -> bool"))
       .def("functions", [](const PyDylib& self) { return self.dylib().FunctionNames(); })
       .def(
           "lookup",
@@ -180,7 +209,7 @@ void BindDylib(nb::module_& m) {
           nb::sig("def module(self) -> tvm_ffi.Module"))
       .def(
           "close", [](const PyDylib& self) { self.dylib().Close(); },
-          nb::call_guard<nb::gil_scoped_release>());
+          nb::call_guard<InterpreterLeft>());
 }
 
 }  // namespace
@@ -195,6 +224,7 @@ NB_MODULE(_native, m) {
   // The default session lives until the process ends, and so do its Python objects.
   nb::set_leak_warnings(false);
   if (!InitFunctions()) throw nb::python_error();
+  RunFinalizersAtExit();
   BindSession(m);
   BindDylib(m);
 }

@@ -45,10 +45,13 @@ class CallGate {
   // Whether nobody is inside any more. The gate must be closed.
   bool IsEmpty() const;
   bool IsInsideOnThisThread() const;
+  // Whether the record's thread is. It must be this thread, or one that waits.
+  bool IsInside(const ThreadRecord& record) const;
+  // Lets calls in again.
+  void Reopen() { closed_.store(false, std::memory_order_seq_cst); }
 
  private:
   friend class CallScope;
-  bool IsInside(const ThreadRecord& record) const;
   bool IsAnybodyInside() const;
 
   std::atomic<bool> closed_{false};
@@ -84,6 +87,9 @@ class CallScope {
   }
   CallScope(const CallScope&) = delete;
   CallScope& operator=(const CallScope&) = delete;
+
+  // Null where the thread has never made a call.
+  static const ThreadRecord* RecordOfThisThread() { return this_thread_; }
 
   // False where the gate was closed before: the call must not be made.
   bool entered() const {

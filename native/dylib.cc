@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
+#include <mutex>
 #include <set>
-#include <shared_mutex>
 #include <utility>
 
 #include "error.h"
@@ -58,16 +58,16 @@ class CodeMap {
  public:
   void Add(AddressRange range, Dylib* dylib) {
     if (range.begin == range.end) return;
-    std::unique_lock<std::shared_mutex> lock(mutex_);
+    std::lock_guard<Mutex> lock(mutex_);
     ranges_[range.begin] = {range.end, dylib};
   }
   void Remove(AddressRange range) {
-    std::unique_lock<std::shared_mutex> lock(mutex_);
+    std::lock_guard<Mutex> lock(mutex_);
     ranges_.erase(range.begin);
   }
   // Null where the address is in no code. The dylib lives for as long as its code is there.
   Dylib* Find(uint64_t address) {
-    std::shared_lock<std::shared_mutex> lock(mutex_);
+    std::lock_guard<Mutex> lock(mutex_);
     auto range = ranges_.upper_bound(address);
     if (range == ranges_.begin()) return nullptr;
     --range;
@@ -75,7 +75,7 @@ class CodeMap {
   }
 
  private:
-  std::shared_mutex mutex_;
+  Mutex mutex_;
   std::map<uint64_t, std::pair<uint64_t, Dylib*>> ranges_;
 };
 
@@ -91,21 +91,17 @@ CodeMap& Code() {
 class Dylib::Turn {
  public:
   explicit Turn(Dylib& dylib) : dylib_(dylib) {
-    std::unique_lock<std::mutex> lock(dylib_.mutex_);
-    dylib_.turn_over_.wait(lock, [&] {
-      return dylib_.turn_depth_ == 0 || dylib_.turn_of_ == std::this_thread::get_id();
-    });
-    dylib_.turn_of_ = std::this_thread::get_id();
-    ++dylib_.turn_depth_;
-  }
-  ~Turn() {
-    {
-      std::lock_guard<std::mutex> lock(dylib_.mutex_);
-      if (--dylib_.turn_depth_ > 0) return;
-      dylib_.turn_of_ = {};
+    switch (dylib.turns_.Take()) {
+      case Turns::kTaken:
+        break;
+      case Turns::kInherited:
+        dylib.ForgetInterruptedLoad();
+        break;
+      case Turns::kCircle:
+        dylib.ThrowCircle("load into");
     }
-    dylib_.turn_over_.notify_all();
   }
+  ~Turn() { dylib_.turns_.End(); }
   Turn(const Turn&) = delete;
   Turn& operator=(const Turn&) = delete;
 
@@ -118,7 +114,7 @@ std::shared_ptr<Dylib> Dylib::Create(std::shared_ptr<Session> session,
                                      std::vector<Link> link_order) {
   session->ReleaseDeferred();
   for (const Link& link : link_order) {
-    if (link.dylib->session_ == session) continue;
+    if (!link.dylib || link.dylib->session_ == session) continue;
     throw ObjectLoaderError("dylib '" + link.dylib->name() + "' belongs to session '" +
                             link.dylib->session_->name() + "', not to '" + session->name() +
                             "': a link order stays within one session");
@@ -126,7 +122,7 @@ std::shared_ptr<Dylib> Dylib::Create(std::shared_ptr<Session> session,
   std::string reserved = session->ReserveName(name);
   std::shared_ptr<Dylib> dylib(new Dylib(session, reserved));
   for (Link& link : link_order) {
-    link.dylib->AddUser(User::kOther);
+    if (link.dylib) link.dylib->AddUser(User::kOther);
     dylib->link_order_.push_back(std::move(link));
   }
   return dylib;
@@ -147,21 +143,31 @@ void Dylib::Publish(std::shared_ptr<void> representation) {
   session_->Add(weak_from_this(), name_);
 }
 
-std::vector<std::shared_ptr<void>> Dylib::link_order_owners() const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  std::vector<std::shared_ptr<void>> owners;
-  for (const Link& link : link_order_) owners.push_back(link.owner);
-  return owners;
+std::vector<Dylib::Link> Dylib::link_order() const {
+  std::lock_guard<Mutex> lock(mutex_);
+  return link_order_;
 }
 
-void Dylib::Load(Inputs inputs, const std::function<void()>& on_initialized) {
+void Dylib::Load(Inputs inputs, std::vector<std::shared_ptr<SharedLibrary>> libraries,
+                 const std::function<void()>& on_initialized) {
   session_->ReleaseDeferred();
   ThrowIfClosed();
   Turn turn(*this);
   ThrowIfClosed();
-  std::vector<ObjectFile> objects = inputs.TakeObjects([this](llvm::StringRef name) {
-    return symbols_.count(session_->platform().names()->intern(name)) != 0;
-  });
+  AddLibraries(libraries);
+  try {
+    if (inputs.has_objects()) LoadObjects(std::move(inputs), on_initialized);
+  } catch (...) {
+    RemoveLibraries(libraries);
+    throw;
+  }
+  PublishLibraries(libraries);
+  ++session_->loads;
+}
+
+void Dylib::LoadObjects(Inputs inputs, const std::function<void()>& on_initialized) {
+  std::vector<ObjectFile> objects = inputs.TakeObjects(
+      [this](llvm::StringRef name) { return symbols_.count(Intern(name.str())) != 0; });
   size_t object_count = objects.size();
   uint64_t object_bytes = 0;
   uint64_t table_bytes = 0;
@@ -176,7 +182,7 @@ void Dylib::Load(Inputs inputs, const std::function<void()>& on_initialized) {
   do {
     for (uint32_t member : support) objects.push_back(SupportArchive().Extract(member));
     support.clear();
-    load = std::make_unique<LoadGraph>(objects, object_count, session_->platform().names());
+    load = MakeGraph(objects, object_count);
     definitions = Bind(*load, support);
   } while (!support.empty());
 
@@ -192,7 +198,7 @@ void Dylib::Load(Inputs inputs, const std::function<void()>& on_initialized) {
   image = session_->platform().Link(*load, definitions);
   try {
     {
-      std::lock_guard<std::mutex> lock(mutex_);
+      std::lock_guard<Mutex> lock(mutex_);
       for (size_t i = 0; i < names.size(); ++i) {
         symbols_[names[i]] = {image.defined[i], definitions[i].weak, definitions[i].exported, true,
                               definitions[i].is_thread_local};
@@ -207,7 +213,7 @@ void Dylib::Load(Inputs inputs, const std::function<void()>& on_initialized) {
     on_initialized();
   } catch (...) {
     {
-      std::lock_guard<std::mutex> lock(mutex_);
+      std::lock_guard<Mutex> lock(mutex_);
       for (const SymbolStringPtr& name : names) {
         symbols_.erase(name);
         thread_local_modules_.erase(name);
@@ -222,12 +228,22 @@ void Dylib::Load(Inputs inputs, const std::function<void()>& on_initialized) {
     session_->platform().Unlink(image);
     throw;
   }
+  image.KeepForExit();
   session_->objects += object_count;
   session_->symbols += names.size();
-  ++session_->loads;
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   for (const SymbolStringPtr& name : names) symbols_[name].initializing = false;
   loads_.splice(loads_.end(), loaded);
+}
+
+std::unique_ptr<LoadGraph> Dylib::MakeGraph(std::vector<ObjectFile>& objects, size_t own) const {
+  ForkExclusion exclusion;
+  return std::make_unique<LoadGraph>(objects, own, session_->platform().names());
+}
+
+SymbolStringPtr Dylib::Intern(const std::string& symbol) const {
+  ForkExclusion exclusion;
+  return session_->platform().names()->intern(symbol);
 }
 
 std::vector<Definition> Dylib::Bind(LoadGraph& load, std::vector<uint32_t>& support) const {
@@ -274,7 +290,33 @@ std::vector<Definition> Dylib::BindDefinitions(LoadGraph& load) const {
   return definitions;
 }
 
+void Dylib::Bind(LoadGraph& load, const Reference& reference, const Found& found) const {
+  const SymbolStringPtr& name = reference.symbol->getName();
+  if (found.library) {
+    if (reference.is_thread_local) {
+      // The address is that of this thread's variable; the dynamic linker knows the others.
+      load.Bind(reference, TlsVariable{nullptr, std::string(*name), 0, found.library->path()});
+    } else {
+      load.Bind(reference, found.symbol.address);
+    }
+    return;
+  }
+  if (found.symbol.is_thread_local != reference.is_thread_local) {
+    throw LinkError(load.object_name(reference.used_by) + ": uses " +
+                    Demangled(std::string(*name)) + " as a variable that is " +
+                    (reference.is_thread_local ? "" : "not ") + "thread-local, but in dylib '" +
+                    found.dylib->name_ + "' it is" + (reference.is_thread_local ? " not" : "") +
+                    ": compile both from the same declaration");
+  }
+  if (found.symbol.is_thread_local) {
+    load.Bind(reference, found.dylib->ThreadLocal(name, found.symbol));
+  } else {
+    load.Bind(reference, found.symbol.address);
+  }
+}
+
 void Dylib::BindReferences(LoadGraph& load, std::vector<uint32_t>& support) const {
+  SearchOrder search = Search();
   std::vector<Reference> outside;
   std::vector<SymbolStringPtr> names;
   for (const Reference& reference : load.References()) {
@@ -283,30 +325,18 @@ void Dylib::BindReferences(LoadGraph& load, std::vector<uint32_t>& support) cons
       load.DefineDsoHandle(reference);
       continue;
     }
-    const Dylib* definer = this;
-    std::optional<Symbol> found;
+    std::optional<Found> found;
     auto own = symbols_.find(name);
-    if (own != symbols_.end()) found = own->second;
+    if (own != symbols_.end()) found = Found{own->second, this, nullptr};
     if (!found && IsSupportSymbol(*name) && !reference.weak && AddSupport(*name, support)) {
       continue;
     }
-    for (auto link = link_order_.begin(); !found && link != link_order_.end(); ++link) {
-      definer = link->dylib.get();
-      found = definer->FindExported(name);
-    }
+    if (!found) found = search.Find(name);
     if (!found) {
       outside.push_back(reference);
       names.push_back(std::move(name));
-    } else if (found->is_thread_local != reference.is_thread_local) {
-      throw LinkError(load.object_name(reference.used_by) + ": uses " +
-                      Demangled(std::string(*name)) + " as a variable that is " +
-                      (reference.is_thread_local ? "" : "not ") + "thread-local, but in dylib '" +
-                      definer->name_ + "' it is" + (reference.is_thread_local ? " not" : "") +
-                      ": compile both from the same declaration");
-    } else if (found->is_thread_local) {
-      load.Bind(reference, definer->ThreadLocal(name, *found));
     } else {
-      load.Bind(reference, found->address);
+      Bind(load, reference, *found);
     }
   }
 
@@ -316,10 +346,16 @@ void Dylib::BindReferences(LoadGraph& load, std::vector<uint32_t>& support) cons
   std::vector<ExecutorAddr> addresses = session_->platform().process_symbols().Find(names);
   for (size_t i = 0; i < outside.size(); ++i) {
     const Reference& reference = outside[i];
+    std::optional<Found> found;
+    if (!addresses[i]) found = search.FindInDependencies(names[i]);
+    if (found) {
+      Bind(load, reference, *found);
+      continue;
+    }
     if (addresses[i] || reference.weak) {
       if (reference.is_thread_local) {
-        // The address is that of this thread's variable; the dynamic linker knows the others.
-        load.Bind(reference, TlsVariable{nullptr, std::string(*names[i]), 0});
+        // As for a library.
+        load.Bind(reference, TlsVariable{nullptr, std::string(*names[i]), 0, ""});
       } else {
         load.Bind(reference, addresses[i]);
       }
@@ -339,21 +375,109 @@ void Dylib::BindReferences(LoadGraph& load, std::vector<uint32_t>& support) cons
   message = objects + ": undefined symbol" + (one ? "" : "s") + ":" + message +
             "\nNeither dylib '" + name_ + "' nor its link order nor the process defines " +
             (one ? "it" : "them") +
-            ": load the object that does together with this one, or put its dylib into link_order";
+            ": load the object or the shared library (.so) that does together with this one, or "
+            "put its dylib or the library into link_order";
   throw UndefinedSymbolError(message, std::move(missing));
 }
 
 std::optional<Dylib::Symbol> Dylib::FindExported(const SymbolStringPtr& name) const {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   auto found = symbols_.find(name);
   if (found == symbols_.end() || !found->second.exported) return std::nullopt;
-  if (found->second.initializing && turn_of_ != std::this_thread::get_id()) return std::nullopt;
+  if (found->second.initializing && !turns_.IsMine()) return std::nullopt;
   return found->second;
 }
 
 TlsVariable Dylib::ThreadLocal(const SymbolStringPtr& name, const Symbol& symbol) const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  return {thread_local_modules_.lookup(name), "", symbol.address.getValue()};
+  std::lock_guard<Mutex> lock(mutex_);
+  return {thread_local_modules_.lookup(name), "", symbol.address.getValue(), ""};
+}
+
+std::optional<Dylib::Found> Dylib::FindIn(
+    const std::vector<std::shared_ptr<SharedLibrary>>& libraries, const SymbolStringPtr& name,
+    std::optional<void*> (SharedLibrary::*find)(const std::string&) const) {
+  if (libraries.empty()) return std::nullopt;
+  std::string symbol(*name);
+  for (const auto& library : libraries) {
+    if (auto address = (*library.*find)(symbol)) {
+      return Found{
+          {ExecutorAddr::fromPtr(*address), false, true, false, false}, nullptr, library.get()};
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<Dylib::Found> Dylib::FindOffered(const SymbolStringPtr& name) const {
+  if (std::optional<Symbol> symbol = FindExported(name)) return Found{*symbol, this, nullptr};
+  return FindIn(Libraries(), name, &SharedLibrary::Find);
+}
+
+std::optional<Dylib::Found> Dylib::SearchOrder::Find(const SymbolStringPtr& name) const {
+  std::optional<Found> found = FindIn(libraries, name, &SharedLibrary::Find);
+  for (auto link = link_order.begin(); !found && link != link_order.end(); ++link) {
+    found = link->dylib ? link->dylib->FindOffered(name)
+                        : FindIn({link->library}, name, &SharedLibrary::Find);
+  }
+  return found;
+}
+
+std::optional<Dylib::Found> Dylib::SearchOrder::FindInDependencies(
+    const SymbolStringPtr& name) const {
+  constexpr auto find = &SharedLibrary::FindWithDependencies;
+  std::optional<Found> found = FindIn(libraries, name, find);
+  for (auto link = link_order.begin(); !found && link != link_order.end(); ++link) {
+    found = link->dylib ? FindIn(link->dylib->Libraries(), name, find)
+                        : FindIn({link->library}, name, find);
+  }
+  return found;
+}
+
+// The address of the calling thread's variable where the symbol is thread-local.
+void* Dylib::AddressOf(const SymbolStringPtr& name, const Found& found) {
+  if (!found.symbol.is_thread_local) return found.symbol.address.toPtr<void*>();
+  TlsVariable variable = found.dylib->ThreadLocal(name, found.symbol);
+  return variable.module->Address(variable.offset);
+}
+
+Dylib::SearchOrder Dylib::Search() const { return {Libraries(), link_order()}; }
+
+std::vector<std::shared_ptr<SharedLibrary>> Dylib::Libraries() const {
+  std::lock_guard<Mutex> lock(mutex_);
+  std::vector<std::shared_ptr<SharedLibrary>> libraries;
+  for (const Library& entry : libraries_) {
+    if (!entry.initializing || turns_.IsMine()) libraries.push_back(entry.library);
+  }
+  return libraries;
+}
+
+// The path of the library that defines the symbol, or an empty string.
+std::string Dylib::LibraryOf(const std::string& symbol) const {
+  for (const auto& library : Libraries()) {
+    if (library->Find(symbol)) return library->path();
+  }
+  return "";
+}
+
+void Dylib::AddLibraries(const std::vector<std::shared_ptr<SharedLibrary>>& libraries) {
+  std::lock_guard<Mutex> lock(mutex_);
+  for (const auto& library : libraries) libraries_.push_back({library, true});
+}
+
+void Dylib::RemoveLibraries(const std::vector<std::shared_ptr<SharedLibrary>>& libraries) {
+  std::lock_guard<Mutex> lock(mutex_);
+  for (const auto& library : libraries) {
+    libraries_.erase(std::find_if(libraries_.begin(), libraries_.end(),
+                                  [&](const Library& entry) { return entry.library == library; }));
+  }
+}
+
+void Dylib::PublishLibraries(const std::vector<std::shared_ptr<SharedLibrary>>& libraries) {
+  std::lock_guard<Mutex> lock(mutex_);
+  for (Library& entry : libraries_) {
+    if (std::find(libraries.begin(), libraries.end(), entry.library) != libraries.end()) {
+      entry.initializing = false;
+    }
+  }
 }
 
 void Dylib::Initialize(const LoadGraph& load, const Image& image) const {
@@ -378,8 +502,8 @@ std::vector<std::string> Dylib::FunctionNames() const {
   ThrowIfClosed();
   std::vector<std::string> names;
   {
-    std::lock_guard<std::mutex> lock(mutex_);
-    bool my_turn = turn_of_ == std::this_thread::get_id();
+    std::lock_guard<Mutex> lock(mutex_);
+    bool my_turn = turns_.IsMine();
     for (const auto& [name, symbol] : symbols_) {
       if (!symbol.exported || (symbol.initializing && !my_turn)) continue;
       if (auto function = FunctionName(*name)) names.push_back(function->str());
@@ -400,13 +524,16 @@ void* Dylib::GetFunction(const std::string& name) const {
   std::vector<std::string> names = FunctionNames();
   bool hidden;
   {
-    std::lock_guard<std::mutex> lock(mutex_);
-    hidden = symbols_.count(session_->platform().names()->intern(FunctionSymbol(name)));
+    std::lock_guard<Mutex> lock(mutex_);
+    hidden = symbols_.count(Intern(FunctionSymbol(name)));
   }
   if (hidden) {
     message +=
         ": its symbol is hidden; compile without -fvisibility=hidden, or mark it "
         "TVM_FFI_DLL_EXPORT";
+  } else if (std::string library = LibraryOf(FunctionSymbol(name)); !library.empty()) {
+    message += ", but shared library " + library +
+               " has: load the library itself, with tvm_ffi.load_module, to get its functions";
   } else if (names.empty()) {
     message += "; it exports none (export one with TVM_FFI_DLL_EXPORT_TYPED_FUNC)";
   } else {
@@ -416,26 +543,20 @@ void* Dylib::GetFunction(const std::string& name) const {
 }
 
 void* Dylib::FindSymbol(const std::string& symbol) const {
-  SymbolStringPtr name = session_->platform().names()->intern(symbol);
+  SymbolStringPtr name = Intern(symbol);
   std::optional<Symbol> found = FindExported(name);
-  if (!found) return nullptr;
-  if (!found->is_thread_local) return found->address.toPtr<void*>();
-  TlsVariable variable = ThreadLocal(name, *found);
-  return variable.module->Address(variable.offset);
+  return found ? AddressOf(name, {*found, this, nullptr}) : nullptr;
 }
 
 void* Dylib::Lookup(const std::string& symbol) const {
   ThrowIfClosed();
-  void* address = FindSymbol(symbol);
-  std::vector<Link> link_order;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    link_order = link_order_;
-  }
-  for (auto link = link_order.begin(); !address && link != link_order.end(); ++link) {
-    address = link->dylib->FindSymbol(symbol);
-  }
-  if (address) return address;
+  SymbolStringPtr name = Intern(symbol);
+  std::optional<Found> found;
+  if (std::optional<Symbol> own = FindExported(name)) found = Found{*own, this, nullptr};
+  SearchOrder search = Search();
+  if (!found) found = search.Find(name);
+  if (!found) found = search.FindInDependencies(name);
+  if (found) return AddressOf(name, *found);
   throw UndefinedSymbolError(
       "neither dylib '" + name_ + "' nor its link order defines symbol " + Demangled(symbol),
       {symbol});
@@ -452,12 +573,7 @@ void Dylib::ThrowIfClosed() const {
 }
 
 void Dylib::CheckClosable() const {
-  bool my_turn;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    my_turn = turn_depth_ > 0 && turn_of_ == std::this_thread::get_id();
-  }
-  if (my_turn || gate_.IsInsideOnThisThread()) {
+  if (turns_.IsMine() || gate_.IsInsideOnThisThread()) {
     throw ObjectLoaderError("dylib '" + name_ +
                             "' cannot be closed from within its own code: close it when the call "
                             "has returned");
@@ -466,10 +582,29 @@ void Dylib::CheckClosable() const {
 
 void Dylib::Close() {
   CheckClosable();
-  gate_.Close();
-  LeaveSession();
-  gate_.WaitUntilEmpty();
+  {
+    std::lock_guard<Mutex> lock(mutex_);
+    ++closers_;
+  }
+  try {
+    WaitAndUnload();
+  } catch (...) {
+    CancelClose();
+    throw;
+  }
+  std::lock_guard<Mutex> lock(mutex_);
+  --closers_;
+}
+
+void Dylib::WaitAndUnload() {
+  {
+    Waiting calls(gate_);
+    if (!calls.can_end()) ThrowCircle("close");
+    gate_.Close();
+    gate_.WaitUntilEmpty();
+  }
   Turn turn(*this);  // a load that has not reached its initializers yet
+  LeaveSession();
   Abandon();
 }
 
@@ -479,13 +614,37 @@ void Dylib::Drop() {
   Abandon();
 }
 
+// The dylib stays open, unless another thread is closing it as well.
+void Dylib::CancelClose() {
+  std::lock_guard<Mutex> lock(mutex_);
+  if (--closers_ == 0 && !left_session_) gate_.Reopen();
+}
+
+void Dylib::ThrowCircle(const char* what) const {
+  throw ObjectLoaderError("cannot " + std::string(what) + " dylib '" + name_ +
+                          "' here: a thread that has to finish with it first waits for this one, "
+                          "in a load or a close of its own");
+}
+
+// In a forked child, what another thread of the parent was in the middle of loading.
+void Dylib::ForgetInterruptedLoad() {
+  std::lock_guard<Mutex> lock(mutex_);
+  for (auto symbol = symbols_.begin(); symbol != symbols_.end(); ++symbol) {
+    if (symbol->second.initializing) symbols_.erase(symbol);
+  }
+  // The left thread's copy keeps the library open, whose constructors may never have finished.
+  libraries_.erase(std::remove_if(libraries_.begin(), libraries_.end(),
+                                  [](const Library& entry) { return entry.initializing; }),
+                   libraries_.end());
+}
+
 // The name is free from here on; another dylib may have it when this one is destroyed.
 void Dylib::LeaveSession() {
   if (!left_session_.exchange(true)) session_->Remove(name_);
 }
 
 void Dylib::AddUser(User kind) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   // What is closed already cannot be linked to.
   if (kind == User::kOther && abandoned_) ThrowIfClosed();
   ++users_;
@@ -494,7 +653,7 @@ void Dylib::AddUser(User kind) {
 
 void Dylib::RemoveUser(User kind) {
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<Mutex> lock(mutex_);
     --users_;
     if (kind == User::kThread) --thread_users_;
     if (!abandoned_) return;
@@ -508,7 +667,7 @@ std::shared_ptr<void> Dylib::KeepCodeAt(const void* address) {
 }
 
 std::shared_ptr<void> Dylib::KeepCode() {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   std::shared_ptr<void> kept = kept_code_.lock();
   if (!kept) {
     // Moved out, since the deleter itself lives for as long as kept_code_ refers to it.
@@ -531,7 +690,7 @@ std::shared_ptr<void> Dylib::KeepForThread() {
 
 void Dylib::Abandon() {
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<Mutex> lock(mutex_);
     if (abandoned_) return;
     abandoned_ = true;
     ++session_->retained;
@@ -542,7 +701,7 @@ void Dylib::Abandon() {
 void Dylib::TryUnload() {
   std::vector<const void*> dso_handles;
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<Mutex> lock(mutex_);
     // The last of the other users tries again.
     if (!abandoned_ || unloaded_ || users_ > thread_users_) return;
     for (const Loaded& load : loads_) {
@@ -553,7 +712,7 @@ void Dylib::TryUnload() {
   session_->Defer(self);
   if (!gate_.IsEmpty()) return;
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<Mutex> lock(mutex_);
     if (unloaded_ || users_ > PendingOnThisThread(dso_handles)) return;
     unloaded_ = true;
   }
@@ -573,14 +732,18 @@ void Dylib::Unload() {
     session_->symbols -= load->symbols;
   }
   std::vector<Link> link_order;
+  std::vector<Library> libraries;  // closed when no lock is held
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<Mutex> lock(mutex_);
     loads_.clear();
     symbols_.clear();
     thread_local_modules_.clear();
     link_order.swap(link_order_);
+    libraries.swap(libraries_);
   }
-  for (const Link& link : link_order) link.dylib->RemoveUser(User::kOther);
+  for (const Link& link : link_order) {
+    if (link.dylib) link.dylib->RemoveUser(User::kOther);
+  }
 }
 
 }  // namespace object_loader

@@ -14,28 +14,30 @@
 #include <llvm/ADT/DenseMap.h>
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <list>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "call_guard.h"
+#include "fork_lock.h"
 #include "inputs.h"
 #include "session.h"
+#include "shared_library.h"
+#include "turns.h"
 
 namespace object_loader {
 
 class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_from_this<Dylib> {
  public:
+  // Either a dylib or a shared library.
   struct Link {
     std::shared_ptr<Dylib> dylib;
     std::shared_ptr<void> owner;  // whatever else has to live as long as the dylib is linked to
+    std::shared_ptr<SharedLibrary> library;
   };
 
   // Throws SessionClosedError and ObjectLoaderError (a taken name, a dylib of another session).
@@ -53,13 +55,14 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   const std::string& name() const override { return name_; }
   const std::shared_ptr<Session>& session() const { return session_; }
   // Empty once the code is unloaded.
-  std::vector<std::shared_ptr<void>> link_order_owners() const;
+  std::vector<Link> link_order() const;
   const CallGate& gate() const { return gate_; }
   bool closed() const { return gate_.closed(); }
 
-  // Links the inputs and runs their initializers, then `on_initialized`. If any of it throws, the
-  // dylib is as it was.
-  void Load(Inputs inputs, const std::function<void()>& on_initialized);
+  // Links the inputs and runs their initializers, then `on_initialized`. What the dylib lacks is
+  // from now on searched in `libraries` as well. If any of it throws, the dylib is as it was.
+  void Load(Inputs inputs, std::vector<std::shared_ptr<SharedLibrary>> libraries,
+            const std::function<void()>& on_initialized);
 
   // The names of the exported TVM-FFI functions, sorted. Throws SessionClosedError.
   std::vector<std::string> FunctionNames() const;
@@ -93,6 +96,26 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
     bool initializing;     // seen only by the thread whose turn it is
     bool is_thread_local;  // the address is an offset; see thread_local_modules_
   };
+  struct Library {
+    std::shared_ptr<SharedLibrary> library;
+    bool initializing;  // as for a symbol
+  };
+  // A symbol, where it was found.
+  struct Found {
+    Symbol symbol;
+    const Dylib* dylib;            // one of the two
+    const SharedLibrary* library;  // of whose symbols it is not known which are thread-local
+  };
+  // Where a symbol is looked for that the dylib's objects don't define.
+  struct SearchOrder {
+    std::vector<std::shared_ptr<SharedLibrary>> libraries;
+    std::vector<Link> link_order;
+
+    std::optional<Found> Find(const llvm::orc::SymbolStringPtr& name) const;
+    // In what the libraries themselves depend on. A static linker does not look there, the dynamic
+    // one does, after everything else.
+    std::optional<Found> FindInDependencies(const llvm::orc::SymbolStringPtr& name) const;
+  };
   struct Loaded {
     Image image;
     uint64_t objects;
@@ -103,15 +126,36 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
 
   Dylib(std::shared_ptr<Session> session, std::string name);
 
+  void LoadObjects(Inputs inputs, const std::function<void()>& on_initialized);
+  std::unique_ptr<LoadGraph> MakeGraph(std::vector<ObjectFile>& objects, size_t own) const;
+  llvm::orc::SymbolStringPtr Intern(const std::string& symbol) const;
   // Binds the graph and returns what it defines, or adds to `support` the members of SupportArchive
   // that have to be linked with it.
   std::vector<Definition> Bind(LoadGraph& load, std::vector<uint32_t>& support) const;
   std::vector<Definition> BindDefinitions(LoadGraph& load) const;
   void BindReferences(LoadGraph& load, std::vector<uint32_t>& support) const;
+  void Bind(LoadGraph& load, const Reference& reference, const Found& found) const;
   std::optional<Symbol> FindExported(const llvm::orc::SymbolStringPtr& name) const;
   TlsVariable ThreadLocal(const llvm::orc::SymbolStringPtr& name, const Symbol& symbol) const;
+  // What the dylib offers to those that link to it: its own symbols, then those of its libraries.
+  std::optional<Found> FindOffered(const llvm::orc::SymbolStringPtr& name) const;
+  static std::optional<Found> FindIn(const std::vector<std::shared_ptr<SharedLibrary>>& libraries,
+                                     const llvm::orc::SymbolStringPtr& name,
+                                     std::optional<void*> (SharedLibrary::*find)(const std::string&)
+                                         const);
+  static void* AddressOf(const llvm::orc::SymbolStringPtr& name, const Found& found);
+  SearchOrder Search() const;
+  std::string LibraryOf(const std::string& symbol) const;
+  std::vector<std::shared_ptr<SharedLibrary>> Libraries() const;
+  void AddLibraries(const std::vector<std::shared_ptr<SharedLibrary>>& libraries);
+  void RemoveLibraries(const std::vector<std::shared_ptr<SharedLibrary>>& libraries);
+  void PublishLibraries(const std::vector<std::shared_ptr<SharedLibrary>>& libraries);
   void Initialize(const LoadGraph& load, const Image& image) const;
   void ThrowIfClosed() const;
+  [[noreturn]] void ThrowCircle(const char* what) const;
+  void ForgetInterruptedLoad();
+  void CancelClose();
+  void WaitAndUnload();
   void LeaveSession();
   std::shared_ptr<void> KeepCode();
   void AddUser(User kind);
@@ -126,10 +170,9 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   CallGate gate_;
   std::shared_ptr<void> representation_;
 
-  mutable std::mutex mutex_;
-  std::condition_variable turn_over_;
-  std::thread::id turn_of_;  // the thread that loads now
-  int turn_depth_ = 0;
+  mutable Mutex mutex_;
+  Turns turns_;                    // to load
+  int closers_ = 0;                // threads in Close
   std::weak_ptr<void> kept_code_;  // what KeepCode has given
   uint64_t users_ = 0;             // whoever needs the code beside its owner
   uint64_t thread_users_ = 0;      // those of them that are destructors pending in a thread
@@ -137,6 +180,7 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   bool unloaded_ = false;
   std::atomic<bool> left_session_{false};
   std::vector<Link> link_order_;
+  std::vector<Library> libraries_;
   llvm::SmallDenseMap<llvm::orc::SymbolStringPtr, Symbol, 4> symbols_;
   llvm::DenseMap<llvm::orc::SymbolStringPtr, std::shared_ptr<const TlsModule>>
       thread_local_modules_;

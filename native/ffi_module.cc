@@ -118,11 +118,16 @@ void WatchImportLookups() {
 }
 
 ModulePtr CreateModule(std::shared_ptr<Session> session, const std::optional<std::string>& name,
-                       const std::vector<ModulePtr>& link_order) {
+                       const std::vector<LinkedTo>& link_order) {
   std::vector<Dylib::Link> links;
-  for (const ModulePtr& module : link_order) {
-    links.push_back({std::shared_ptr<Dylib>(module->dylib().shared_from_this()),
-                     std::make_shared<ModulePtr>(module)});
+  for (const LinkedTo& entry : link_order) {
+    if (const auto* path = std::get_if<std::string>(&entry)) {
+      links.push_back({nullptr, nullptr, SharedLibrary::Open(*path)});
+    } else {
+      const ModulePtr& module = std::get<ModulePtr>(entry);
+      links.push_back(
+          {module->dylib().shared_from_this(), std::make_shared<ModulePtr>(module), nullptr});
+    }
   }
   auto dylib = Dylib::Create(std::move(session), name, std::move(links));
   auto module = ffi::make_object<ObjectModuleObj>(dylib);
@@ -139,12 +144,16 @@ std::vector<ModulePtr> ModulesOf(Session& session) {
   return modules;
 }
 
-std::vector<ModulePtr> LinkOrderOf(const ObjectModuleObj& module) {
-  std::vector<ModulePtr> modules;
-  for (const auto& owner : module.dylib().link_order_owners()) {
-    modules.push_back(*static_cast<ModulePtr*>(owner.get()));
+std::vector<LinkedTo> LinkOrderOf(const ObjectModuleObj& module) {
+  std::vector<LinkedTo> entries;
+  for (const Dylib::Link& link : module.dylib().link_order()) {
+    if (link.library) {
+      entries.push_back(link.library->path());
+    } else {
+      entries.push_back(*static_cast<ModulePtr*>(link.owner.get()));
+    }
   }
-  return modules;
+  return entries;
 }
 
 ObjectModuleObj::~ObjectModuleObj() {
@@ -204,7 +213,10 @@ ffi::Optional<ffi::String> ObjectModuleObj::GetFunctionDoc(const ffi::String& na
 }
 
 void ObjectModuleObj::Load(Inputs inputs) {
-  dylib_->Load(std::move(inputs), [this] { BindContext(); });
+  if (dylib_->closed()) throw SessionClosedError(dylib_->ClosedMessage());
+  std::vector<std::shared_ptr<SharedLibrary>> opened;
+  for (const std::string& path : inputs.libraries()) opened.push_back(SharedLibrary::Open(path));
+  dylib_->Load(std::move(inputs), std::move(opened), [this] { BindContext(); });
 }
 
 void ObjectModuleObj::BindContext() {

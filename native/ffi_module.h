@@ -15,6 +15,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "dylib.h"
@@ -35,8 +36,9 @@ class ObjectModuleObj : public tvm::ffi::ModuleObj {
 
   Dylib& dylib() const { return *dylib_; }
 
-  // Links the inputs into the dylib and binds them to this module. Throws the dylib's exceptions,
-  // and tvm::ffi::Error where an import can't be rebuilt.
+  // Links the inputs into the dylib and binds them to this module; opens the shared libraries among
+  // them for what they lack. Throws what opening these does, the dylib's exceptions, and
+  // tvm::ffi::Error where an import can't be rebuilt.
   void Load(Inputs inputs);
 
   // The function, or the dylib's FunctionNotFoundError or SessionClosedError.
@@ -62,16 +64,18 @@ using ModulePtr = tvm::ffi::ObjectPtr<ObjectModuleObj>;
 
 // Loaded code whose module is gone gets an error when it looks something up among its imports.
 void WatchImportLookups();
+// An entry of a link order: a module, or the path of a shared library.
+using LinkedTo = std::variant<ModulePtr, std::string>;
 
 // A module over a new dylib; see Dylib::Create.
 ModulePtr CreateModule(std::shared_ptr<Session> session, const std::optional<std::string>& name,
-                       const std::vector<ModulePtr>& link_order);
+                       const std::vector<LinkedTo>& link_order);
 
 // The modules of the session's open dylibs, in order of creation.
 std::vector<ModulePtr> ModulesOf(Session& session);
 
-// The modules in the link order of the module's dylib.
-std::vector<ModulePtr> LinkOrderOf(const ObjectModuleObj& module);
+// The link order of the module's dylib.
+std::vector<LinkedTo> LinkOrderOf(const ObjectModuleObj& module);
 
 // A function of a module: the address of its code behind the gate of its dylib.
 class ExportedFunctionObj : public tvm::ffi::FunctionObj {

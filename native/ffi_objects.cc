@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "dylib.h"
+#include "fork_lock.h"
 
 namespace object_loader {
 
@@ -47,17 +48,17 @@ class KeptObjects {
   // False where the object is there already.
   bool Add(TVMFFIObject* object, Kept kept) {
     Part& part = PartOf(object);
-    std::lock_guard<std::mutex> lock(part.mutex);
+    std::lock_guard<Mutex> lock(part.mutex);
     return part.objects.try_emplace(object, std::move(kept)).second;
   }
   Kept Find(const void* object) {
     Part& part = PartOf(object);
-    std::lock_guard<std::mutex> lock(part.mutex);
+    std::lock_guard<Mutex> lock(part.mutex);
     return part.objects.at(object);
   }
   Kept Remove(const void* object) {
     Part& part = PartOf(object);
-    std::lock_guard<std::mutex> lock(part.mutex);
+    std::lock_guard<Mutex> lock(part.mutex);
     auto found = part.objects.find(object);
     Kept kept = std::move(found->second);
     part.objects.erase(found);
@@ -66,7 +67,7 @@ class KeptObjects {
 
  private:
   struct Part {
-    std::mutex mutex;
+    Mutex mutex;
     std::unordered_map<const void*, Kept> objects;
   };
   Part& PartOf(const void* object) {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "function.h"
 
+#include <cxxabi.h>
 #include <structmember.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <utility>
@@ -43,7 +45,12 @@ void* LeaveInterpreter() {
 }
 
 void ReenterInterpreter(void* state) {
-  if (state) PyEval_RestoreThread(static_cast<PyThreadState*>(state));
+  if (!state) return;
+  try {
+    PyEval_RestoreThread(static_cast<PyThreadState*>(state));
+  } catch (const abi::__forced_unwind&) {
+    for (;;) pause();
+  }
 }
 
 // tvm-ffi's Python types. The offsets are of fields that their own code reads on every call; they
@@ -188,7 +195,7 @@ PyObject* Call(PyObject* self, PyObject* const* arguments, size_t flags, PyObjec
   if (FieldAt<int>(self, types.release_gil_offset)) {
     PyThreadState* state = PyEval_SaveThread();
     code = function->Call(packed.values(), static_cast<int32_t>(count), &result);
-    PyEval_RestoreThread(state);
+    ReenterInterpreter(state);
   } else {
     code = function->Call(packed.values(), static_cast<int32_t>(count), &result);
   }
@@ -306,6 +313,10 @@ bool GetTypes() {
 }
 
 }  // namespace
+
+InterpreterLeft::InterpreterLeft() : state_(LeaveInterpreter()) {}
+
+InterpreterLeft::~InterpreterLeft() { ReenterInterpreter(state_); }
 
 PyObject* ToPython(ffi::ObjectRef object) {
   TVMFFIAny value = {};

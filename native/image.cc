@@ -6,7 +6,8 @@
 #include <tuple>
 #include <utility>
 
-extern "C" void __cxa_finalize(void* dso_handle);
+#include "exit_handlers.h"
+
 extern "C" char** environ;
 
 namespace object_loader {
@@ -172,9 +173,19 @@ void Image::RunInitializers() const {
   for (Initializer initializer : initializers) initializer(program_argc, program_argv, environ);
 }
 
+void Image::KeepForExit() {
+  std::vector<Finalizer> functions = finalizers;
+  functions.insert(functions.end(), late_finalizers.begin(), late_finalizers.end());
+  if (!functions.empty()) at_exit = AddFinalizers({std::move(functions)});
+}
+
 void Image::RunFinalizers() const {
-  for (Finalizer finalizer : finalizers) finalizer();
-  if (dso_handle) __cxa_finalize(dso_handle);
+  bool done = at_exit != 0 && !RemoveFinalizers(at_exit);
+  if (!done) {
+    for (Finalizer finalizer : finalizers) finalizer();
+  }
+  if (dso_handle) RunExitHandlers(dso_handle);
+  if (done) return;
   for (Finalizer finalizer : late_finalizers) finalizer();
 }
 

@@ -29,6 +29,7 @@ struct Image {
   std::vector<Initializer> initializers;   // in the order in which they run
   std::vector<Finalizer> finalizers;       // before __cxa_finalize, in this order
   std::vector<Finalizer> late_finalizers;  // those with a priority: after it
+  uint64_t at_exit = 0;                    // what they are kept for exit under; 0: not
   DsoHandle* dso_handle = nullptr;         // null where nothing refers to it
   AddressRange eh_frame;                   // empty where there is none
   AddressRange code;
@@ -37,6 +38,9 @@ struct Image {
 
   // Fills in what a graph with its final addresses and content says.
   void Collect(llvm::jitlink::LinkGraph& graph, const std::vector<Definition>& definitions);
+
+  // Has the finalizers run when the process exits, if they have not been by then.
+  void KeepForExit();
 
   // Lets functions with several implementations choose theirs, then runs the initializers.
   void RunInitializers() const;

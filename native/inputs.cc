@@ -130,7 +130,14 @@ std::set<uint32_t> MembersWithFunctions(const Archive& archive) {
 
 }  // namespace
 
-void Inputs::AddFile(const std::string& path) { Add(ReadFile(path), &path); }
+void Inputs::AddFile(const std::string& path) {
+  auto content = ReadFile(path);
+  if (content) {
+    Add(std::move(content), &path);
+  } else {
+    libraries_.push_back(path);
+  }
+}
 
 void Inputs::AddBytes(std::unique_ptr<llvm::WritableMemoryBuffer> content) {
   Add(std::move(content), nullptr);

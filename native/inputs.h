@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Inputs: what one load is given, objects and archives, and which objects it therefore links.
+// Inputs: what one load is given, objects, archives and shared libraries, and which objects it
+// therefore links.
 //
 // As the linker does between --start-group and --end-group: a member of an archive is pulled in for
 // a symbol that the objects, or members pulled in before, refer to and none defines; a weak
@@ -31,6 +32,11 @@ class Inputs {
   void AddFile(const std::string& path);
   void AddBytes(std::unique_ptr<llvm::WritableMemoryBuffer> content);
 
+  // Whether there are objects or archives.
+  bool has_objects() const { return !inputs_.empty(); }
+  // The paths of the shared libraries.
+  const std::vector<std::string>& libraries() const { return libraries_; }
+
   // The objects to link, in the linker's order; once only. `is_defined` tells of a symbol that is
   // there already. Throws ObjectFormatError, also where there is nothing to link, and FileError.
   std::vector<ObjectFile> TakeObjects(llvm::function_ref<bool(llvm::StringRef)> is_defined);
@@ -41,6 +47,7 @@ class Inputs {
   const bool whole_archive_;
   bool any_archive_ = false;
   std::vector<std::variant<ObjectFile, Archive>> inputs_;
+  std::vector<std::string> libraries_;
 };
 
 }  // namespace object_loader

@@ -4,14 +4,13 @@
 #include <llvm/ExecutionEngine/JITLink/JITLink.h>
 #include <llvm/Support/FormatVariadic.h>
 #include <llvm/Support/MathExtras.h>
-#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <mutex>
 #include <utility>
 
 #include "error.h"
@@ -41,9 +40,6 @@ constexpr uint64_t kReleaseBytes = 256 << 10;
 // The linker's alias of code and constants is dropped from the page tables each time this much was
 // written through it; otherwise every page would count twice as resident.
 constexpr uint64_t kAliasBytes = 256 << 10;
-
-// How often this process, or the one it was forked from, has forked.
-std::atomic<uint64_t> fork_count{0};
 
 uint64_t PageSize() {
   static const uint64_t size = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
@@ -108,7 +104,7 @@ class MemoryPool::Arena {
 
   // Set apart at a fork: parent and child share the pages of code and constants, so a piece that
   // one of them frees may still be in use in the other.
-  bool frozen() const { return fork_count_ != fork_count.load(std::memory_order_relaxed); }
+  bool frozen() const { return fork_count_ != ForkCount(); }
   bool empty() const { return live_ == 0; }
   bool low() const { return low_; }
   uint64_t used(Area area) const { return used_[area]; }
@@ -131,7 +127,7 @@ class MemoryPool::Arena {
       : sizes_(sizes),
         low_(low),
         free_{FreeRanges(sizes[kCode]), FreeRanges(sizes[kConstants]), FreeRanges(sizes[kData])},
-        fork_count_(fork_count.load(std::memory_order_relaxed)) {
+        fork_count_(ForkCount()) {
     for (uint64_t size : sizes) total_ += size;
   }
 
@@ -227,11 +223,7 @@ class MemoryPool::InFlight : public JITLinkMemoryManager::InFlightAlloc {
   std::unique_ptr<Allocation> allocation_;
 };
 
-MemoryPool::MemoryPool() {
-  static const int registered =
-      pthread_atfork(nullptr, [] { fork_count.fetch_add(1); }, [] { fork_count.fetch_add(1); });
-  static_cast<void>(registered);
-}
+MemoryPool::MemoryPool() = default;
 
 MemoryPool::~MemoryPool() = default;
 
@@ -239,7 +231,7 @@ std::unique_ptr<MemoryPool::Allocation> MemoryPool::Take(
     const std::array<uint64_t, kAreaCount>& sizes,
     const std::array<uint64_t, kAreaCount>& alignments, bool low) {
   auto allocation = std::make_unique<Allocation>();
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   for (auto arena = arenas_.rbegin(); arena != arenas_.rend(); ++arena) {
     if ((*arena)->low() != low) continue;
     if ((*arena)->Take(sizes, alignments, allocation->pieces, allocation->fresh)) {
@@ -247,7 +239,9 @@ std::unique_ptr<MemoryPool::Allocation> MemoryPool::Take(
       return allocation;
     }
   }
-  uint64_t growth = std::min(uint64_t{1} << std::min<size_t>(arenas_.size(), 16), kMaxGrowth);
+  size_t usable = static_cast<size_t>(std::count_if(
+      arenas_.begin(), arenas_.end(), [](const auto& arena) { return !arena->frozen(); }));
+  uint64_t growth = std::min(uint64_t{1} << std::min<size_t>(usable, 16), kMaxGrowth);
   if (low) growth = 1;  // there is 1 GiB of it at most
   std::array<uint64_t, kAreaCount> needed;
   std::array<uint64_t, kAreaCount> wanted;
@@ -280,7 +274,7 @@ std::unique_ptr<MemoryPool::Allocation> MemoryPool::Take(
 }
 
 void MemoryPool::Give(const Allocation& allocation) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   allocation.arena->Give(allocation.pieces);
   // One empty arena is kept for the next load.
   if (!allocation.arena->empty() || (arenas_.size() == 1 && !allocation.arena->frozen())) return;
@@ -345,7 +339,7 @@ void MemoryPool::Allocate(jitlink::LinkGraph& graph, bool low, OnAllocatedFuncti
     });
   }
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<Mutex> lock(mutex_);
     in_flight->arena().CountWritten(sizes[kCode] + sizes[kConstants]);
   }
   on_allocated(std::move(in_flight));
@@ -364,14 +358,14 @@ void MemoryPool::deallocate(std::vector<FinalizedAlloc> allocations,
 }
 
 void MemoryPool::ReleaseUnused() {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   arenas_.erase(std::remove_if(arenas_.begin(), arenas_.end(),
                                [](const auto& arena) { return arena->empty(); }),
                 arenas_.end());
 }
 
 MemoryPool::Usage MemoryPool::usage() const {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   Usage usage;
   for (const auto& arena : arenas_) {
     usage.code += arena->used(kCode);

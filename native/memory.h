@@ -23,10 +23,10 @@
 #include <array>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
 
+#include "fork_lock.h"
 #include "free_ranges.h"
 
 namespace object_loader {
@@ -89,7 +89,7 @@ class MemoryPool : public llvm::jitlink::JITLinkMemoryManager {
   void Give(const Allocation& allocation);
 
   Low low_{*this};
-  mutable std::mutex mutex_;
+  mutable Mutex mutex_;
   std::vector<std::unique_ptr<Arena>> arenas_;
 };
 

@@ -47,9 +47,6 @@ const char* KindOf(llvm::file_magic magic) {
       return "an archive within an archive: extract its members (ar x) and load those";
     case file_magic::elf_executable:
       return "an executable, not an object: compile with -c and do not link";
-    case file_magic::elf_shared_object:
-      return "a shared library or position-independent executable, not an object: load it with "
-             "tvm_ffi.load_module, or compile with -c and do not link";
     case file_magic::elf_core:
       return "a core file, not an object";
     case file_magic::macho_object:
@@ -96,6 +93,14 @@ std::string MachineName(unsigned machine) {
     default:
       return "ELF machine " + std::to_string(machine);
   }
+}
+
+// What some files called libNAME.so are: text that tells ld which files to use instead.
+bool IsLinkerScript(StringRef content) {
+  StringRef start = content.take_front(4096);
+  if (start.contains('\0')) return false;
+  return start.starts_with("/* GNU ld script") || start.contains("INPUT(") ||
+         start.contains("INPUT (") || start.contains("GROUP(") || start.contains("GROUP (");
 }
 
 // Bytes that a relocation of this type changes. Types that JITLink does not know are refused by it.
@@ -210,6 +215,39 @@ void UnifySections(llvm::MutableArrayRef<Shdr> sections) {
   }
 }
 
+// How much of a file is read before it is looked at.
+constexpr size_t kFirstPiece = 64 << 10;
+
+// Whether a file that begins with `start` is a shared library (or a position-independent
+// executable, which looks the same) for this process.
+bool IsSharedLibrary(StringRef start) {
+  if (start.size() < sizeof(Elf::Ehdr)) return false;
+  const auto& header = *reinterpret_cast<const Elf::Ehdr*>(start.data());
+  return header.checkMagic() && header.e_ident[ELF::EI_CLASS] == ELF::ELFCLASS64 &&
+         header.e_ident[ELF::EI_DATA] == ELF::ELFDATA2LSB && header.e_machine == ELF::EM_X86_64 &&
+         header.e_type == ELF::ET_DYN;
+}
+
+// The dynamic linker maps what a library's headers say, and touching pages past the end of a file
+// is a SIGBUS. Throws ObjectFormatError where this could happen.
+void CheckSegments(StringRef start, int file, uint64_t size, const std::string& path) {
+  const auto& header = *reinterpret_cast<const Elf::Ehdr*>(start.data());
+  std::vector<Elf::Phdr> segments(header.e_phnum);
+  size_t table_size = segments.size() * sizeof(Elf::Phdr);
+  if (header.e_phentsize != sizeof(Elf::Phdr) ||
+      pread(file, segments.data(), table_size, static_cast<off_t>(uint64_t{header.e_phoff})) !=
+          static_cast<ssize_t>(table_size)) {
+    throw ObjectFormatError(path + ": is a truncated or malformed shared library: its program " +
+                            "headers are not there");
+  }
+  for (const Elf::Phdr& segment : segments) {
+    if (segment.p_offset > size || segment.p_filesz > size - segment.p_offset) {
+      throw ObjectFormatError(path + ": is a truncated shared library: a segment reaches past " +
+                              "the end of the file");
+    }
+  }
+}
+
 std::unique_ptr<llvm::WritableMemoryBuffer> NewBuffer(size_t size, const std::string& name) {
   auto buffer = llvm::WritableMemoryBuffer::getNewUninitMemBuffer(size, name);
   if (!buffer)
@@ -232,11 +270,19 @@ std::unique_ptr<llvm::WritableMemoryBuffer> ReadFile(const std::string& path) {
   auto buffer = NewBuffer(static_cast<size_t>(status.st_size), path);
   size_t done = 0;
   while (done < buffer->getBufferSize()) {
-    ssize_t got = read(file.get(), buffer->getBufferStart() + done, buffer->getBufferSize() - done);
+    size_t wanted = buffer->getBufferSize() - done;
+    if (done == 0) wanted = std::min(wanted, kFirstPiece);
+    ssize_t got = read(file.get(), buffer->getBufferStart() + done, wanted);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) throw FileError(errno, path);
     if (got == 0) throw ObjectFormatError(path + ": became shorter while it was read");
+    bool first = done == 0;
     done += static_cast<size_t>(got);
+    StringRef start(buffer->getBufferStart(), done);
+    if (first && IsSharedLibrary(start)) {
+      CheckSegments(start, file.get(), buffer->getBufferSize(), path);
+      return nullptr;
+    }
   }
   return buffer;
 }
@@ -263,6 +309,11 @@ void ObjectFile::Identify() const {
   if (content.empty()) Fail("is empty, not an object");
   llvm::file_magic magic = llvm::identify_magic(content);
   if (const char* kind = KindOf(magic)) Fail(std::string("is ") + kind);
+  if (IsLinkerScript(content)) {
+    Fail(
+        "is a linker script (text), not a library: pass the shared libraries that it names "
+        "themselves");
+  }
   if (!content.starts_with(StringRef("\x7f"
                                      "ELF",
                                      4))) {
@@ -272,15 +323,22 @@ void ObjectFile::Identify() const {
     Fail("is truncated: " + std::to_string(content.size()) + " bytes, less than an ELF header");
   }
   const auto* header = reinterpret_cast<const Elf::Ehdr*>(content.data());
+  bool library = magic == llvm::file_magic::elf_shared_object;
+  std::string kind = library ? "shared library" : "object";
   if (header->e_ident[ELF::EI_DATA] != ELF::ELFDATA2LSB) {
-    Fail("is a big-endian object; this process runs little-endian x86-64");
+    Fail("is a big-endian " + kind + "; this process runs little-endian x86-64");
   }
   if (header->e_ident[ELF::EI_CLASS] != ELF::ELFCLASS64) {
     // e_machine lies at the same place in both classes.
-    Fail("is a 32-bit object for " + MachineName(header->e_machine) + "; this process runs x86-64");
+    Fail("is a 32-bit " + kind + " for " + MachineName(header->e_machine) +
+         "; this process runs x86-64");
   }
   if (header->e_machine != ELF::EM_X86_64) {
-    Fail("is an object for " + MachineName(header->e_machine) + "; this process runs x86-64");
+    Fail("is a" + std::string(library ? " " : "n ") + kind + " for " +
+         MachineName(header->e_machine) + "; this process runs x86-64");
+  }
+  if (header->e_type == ELF::ET_DYN) {
+    Fail("is a shared library, which is opened by its path: pass that instead of its bytes");
   }
   if (header->e_type != ELF::ET_REL) {
     Fail("is ELF of type " + std::to_string(header->e_type) + ", not a relocatable object");

@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,8 +34,6 @@ class ObjectFile {
  public:
   // Takes the content, and its name as the object's. Throws ObjectFormatError.
   explicit ObjectFile(std::unique_ptr<llvm::WritableMemoryBuffer> content);
-  // Throws FileError for a file that can't be read, ObjectFormatError for one that is no object.
-  static ObjectFile Read(const std::string& path) { return ObjectFile(ReadFile(path)); }
   // Copies `bytes`; throws ObjectFormatError.
   static ObjectFile FromBytes(std::string_view bytes) { return ObjectFile(CopyBytes(bytes)); }
 

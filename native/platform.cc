@@ -9,9 +9,11 @@
 
 #include <algorithm>
 #include <map>
+#include <mutex>
 #include <utility>
 
 #include "error.h"
+#include "exit_handlers.h"
 #include "relocation.h"
 
 extern "C" __attribute__((visibility("hidden"))) const char object_loader_support_begin[];
@@ -141,6 +143,7 @@ class LoadMaterializationUnit : public orc::MaterializationUnit {
 
 std::unique_ptr<orc::ExecutorProcessControl> ThisProcess(
     std::shared_ptr<orc::SymbolStringPool> names) {
+  ForkExclusion exclusion;
   auto control = orc::SelfExecutorProcessControl::Create(
       std::move(names), std::make_unique<orc::InPlaceTaskDispatcher>());
   if (!control) {
@@ -215,18 +218,26 @@ ProcessSymbols::~ProcessSymbols() {
 }
 
 std::vector<orc::ExecutorAddr> ProcessSymbols::Find(llvm::ArrayRef<orc::SymbolStringPtr> names) {
-  std::vector<orc::ExecutorAddr> addresses;
-  addresses.reserve(names.size());
-  std::lock_guard<std::mutex> lock(mutex_);
-  for (const orc::SymbolStringPtr& name : names) {
-    auto known = found_.find(name);
-    addresses.push_back(known != found_.end() ? known->second : FindNew(name));
+  std::vector<orc::ExecutorAddr> addresses(names.size());
+  std::vector<size_t> unknown;
+  {
+    std::lock_guard<Mutex> lock(mutex_);
+    for (size_t i = 0; i < names.size(); ++i) {
+      auto known = found_.find(names[i]);
+      if (known != found_.end()) {
+        addresses[i] = known->second;
+      } else {
+        unknown.push_back(i);
+      }
+    }
   }
+  for (size_t i : unknown) addresses[i] = FindNew(names[i]);
   return addresses;
 }
 
 orc::ExecutorAddr ProcessSymbols::FindNew(const orc::SymbolStringPtr& name) {
   std::string symbol(*name);
+  if (void* ours = ExitFunction(symbol)) return orc::ExecutorAddr::fromPtr(ours);
   auto replacement = Replacements().find(symbol);
   if (replacement != Replacements().end()) {
     return found_[name] = orc::ExecutorAddr::fromPtr(replacement->second);
@@ -245,6 +256,7 @@ orc::ExecutorAddr ProcessSymbols::FindNew(const orc::SymbolStringPtr& name) {
   }
   if (address) {
     Pin(address);
+    std::lock_guard<Mutex> lock(mutex_);
     found_[name] = orc::ExecutorAddr::fromPtr(address);
   }
   return orc::ExecutorAddr::fromPtr(address);
@@ -253,14 +265,22 @@ orc::ExecutorAddr ProcessSymbols::FindNew(const orc::SymbolStringPtr& name) {
 void ProcessSymbols::Pin(void* address) {
   Dl_info info;
   if (!dladdr(address, &info) || !info.dli_fname) return;
-  auto [entry, is_new] = pinned_.try_emplace(info.dli_fbase, nullptr);
-  if (is_new) entry->second = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+  {
+    std::lock_guard<Mutex> lock(mutex_);
+    if (pinned_.count(info.dli_fbase)) return;
+  }
+  void* handle = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+  {
+    std::lock_guard<Mutex> lock(mutex_);
+    if (pinned_.try_emplace(info.dli_fbase, handle).second) return;
+  }
+  if (handle) dlclose(handle);
 }
 
 llvm::Error LoadMemory::Record(orc::MaterializationResponsibility& responsibility,
                                jitlink::JITLinkMemoryManager::FinalizedAlloc allocation) {
   llvm::Error error = responsibility.withResourceKeyDo([&](orc::ResourceKey key) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<Mutex> lock(mutex_);
     allocations_.try_emplace(key, std::move(allocation));
   });
   // The tracker is gone: the dylib was removed meanwhile.
@@ -271,7 +291,7 @@ llvm::Error LoadMemory::Record(orc::MaterializationResponsibility& responsibilit
 llvm::Error LoadMemory::handleRemoveResources(orc::JITDylib&, orc::ResourceKey key) {
   jitlink::JITLinkMemoryManager::FinalizedAlloc allocation;
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<Mutex> lock(mutex_);
     auto found = allocations_.find(key);
     if (found == allocations_.end()) return llvm::Error::success();
     allocation = std::move(found->second);
@@ -290,11 +310,13 @@ Platform::Platform()
 }
 
 Platform::~Platform() {
+  ForkExclusion exclusion;
   llvm::consumeError(session_.endSession());
   session_.deregisterResourceManager(memory_);
 }
 
 Image Platform::Link(LoadGraph& load, const std::vector<Definition>& definitions) {
+  ForkExclusion exclusion;
   KeepAlive(load.graph());
   LinkRequest request(load, definitions, names_->intern("load " + std::to_string(++loads_)));
   request.image.tracker = all_loads_.createResourceTracker();
@@ -333,9 +355,11 @@ Image Platform::Link(LoadGraph& load, const std::vector<Definition>& definitions
 }
 
 void Platform::Unlink(Image& image) {
+  // Closed last: the dynamic linker may wait for another thread, which may fork.
+  std::shared_ptr<const TlsModule> tls_module = std::move(image.tls_module);
+  ForkExclusion exclusion;
   image.unwind_table = {};
   llvm::consumeError(image.tracker->remove());
-  image.tls_module = nullptr;
   image.tracker = nullptr;
   // Names that no symbol uses any more stay in the pool until somebody sweeps it. A sweep looks at
   // every name, so it waits until the loads removed outnumber the live ones.

@@ -19,11 +19,11 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "archive.h"
+#include "fork_lock.h"
 #include "image.h"
 #include "link_graph.h"
 #include "memory.h"
@@ -45,10 +45,12 @@ class ProcessSymbols {
   std::vector<llvm::orc::ExecutorAddr> Find(llvm::ArrayRef<llvm::orc::SymbolStringPtr> names);
 
  private:
+  // Neither is called with the mutex locked: the dynamic linker's lock may be held for as long as
+  // the constructors of a library take.
   llvm::orc::ExecutorAddr FindNew(const llvm::orc::SymbolStringPtr& name);
   void Pin(void* address);
 
-  std::mutex mutex_;
+  Mutex mutex_;
   llvm::DenseMap<llvm::orc::SymbolStringPtr, llvm::orc::ExecutorAddr> found_;
   llvm::DenseMap<void*, void*> pinned_;  // base address of a library -> its handle, or null
   void* tvm_ffi_ = nullptr;
@@ -75,7 +77,7 @@ class LoadMemory : public llvm::orc::ResourceManager {
 
  private:
   MemoryPool pool_;
-  std::mutex mutex_;
+  Mutex mutex_;
   // One load, one tracker, one allocation.
   llvm::DenseMap<llvm::orc::ResourceKey, llvm::jitlink::JITLinkMemoryManager::FinalizedAlloc>
       allocations_;

@@ -2,6 +2,7 @@
 #include "session.h"
 
 #include <algorithm>
+#include <mutex>
 #include <utility>
 
 #include "error.h"
@@ -11,7 +12,7 @@ namespace object_loader {
 Session::Session(std::string name) : name_(std::move(name)) {}
 
 std::string Session::ReserveName(const std::optional<std::string>& name) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   if (closed_) throw SessionClosedError("session '" + name_ + "' is closed");
   std::string chosen;
   if (name) {
@@ -29,13 +30,13 @@ std::string Session::ReserveName(const std::optional<std::string>& name) {
 }
 
 void Session::Add(std::weak_ptr<SessionMember> member, const std::string& name) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   if (closed_) throw SessionClosedError("session '" + name_ + "' is closed");
   members_.push_back({name, std::move(member)});
 }
 
 void Session::Remove(const std::string& name) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   names_.erase(name);
   members_.erase(std::remove_if(members_.begin(), members_.end(),
                                 [&](const Entry& entry) { return entry.name == name; }),
@@ -43,7 +44,7 @@ void Session::Remove(const std::string& name) {
 }
 
 std::vector<std::shared_ptr<SessionMember>> Session::Members() {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   std::vector<std::shared_ptr<SessionMember>> members;
   for (const Entry& entry : members_) {
     if (auto member = entry.member.lock()) members.push_back(std::move(member));
@@ -55,7 +56,7 @@ void Session::Close() {
   std::vector<std::shared_ptr<SessionMember>> members = Members();
   for (const auto& member : members) member->CheckClosable();
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<Mutex> lock(mutex_);
     closed_ = true;
   }
   // Once more: one may have been added while the session was not closed yet.
@@ -67,14 +68,14 @@ void Session::Close() {
 }
 
 void Session::Defer(std::shared_ptr<SessionMember> member) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   if (std::find(deferred_.begin(), deferred_.end(), member) != deferred_.end()) return;
   deferred_.push_back(std::move(member));
 }
 
 void Session::Forget(const SessionMember& member) {
   std::shared_ptr<SessionMember> forgotten;
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   auto found = std::find_if(deferred_.begin(), deferred_.end(),
                             [&](const auto& deferred) { return deferred.get() == &member; });
   if (found == deferred_.end()) return;
@@ -85,7 +86,7 @@ void Session::Forget(const SessionMember& member) {
 void Session::ReleaseDeferred() {
   std::vector<std::shared_ptr<SessionMember>> deferred;
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<Mutex> lock(mutex_);
     deferred = deferred_;
   }
   for (const auto& member : deferred) member->TryUnload();

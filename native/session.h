@@ -12,12 +12,12 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "fork_lock.h"
 #include "platform.h"
 
 namespace object_loader {
@@ -79,7 +79,7 @@ class Session {
 
   const std::string name_;
   Platform platform_;
-  std::mutex mutex_;
+  Mutex mutex_;
   std::atomic<bool> closed_{false};
   std::vector<Entry> members_;   // in order of creation
   std::set<std::string> names_;  // reserved

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "error.h"
+#include "fork_lock.h"
 
 namespace object_loader {
 
@@ -242,6 +243,8 @@ llvm::Error ThreadLocals::Resolve(LinkGraph& graph) {
     std::memcpy(layout_.values.data() + offset, block->getContent().data(), block->getSize());
   }
   try {
+    // The dynamic linker may wait for another thread, which may fork.
+    ForkInclusion inclusion;
     module_ = TlsModule::Open(layout_, queries_);
   } catch (const OutOfMemoryError& error) {
     return llvm::make_error<llvm::StringError>(error.what(),

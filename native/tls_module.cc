@@ -25,6 +25,11 @@ namespace {
 
 std::atomic<uint64_t> last_number{0};
 
+// A name that the dynamic linker takes for a path, as which it finds the library loaded already.
+std::string PathOf(const std::string& library) {
+  return library.find('/') == std::string::npos ? "./" + library : library;
+}
+
 // The bytes of a shared library that holds thread-local variables and the answers to queries, which
 // the dynamic linker writes when it opens it.
 class Library {
@@ -45,6 +50,7 @@ class Library {
       const TlsVariable& variable = queries[i].variable;
       std::string symbol = variable.module ? variable.module->name() : variable.symbol;
       if (variable.module) needed_.insert(symbol);
+      if (!variable.library.empty()) needed_.insert(PathOf(variable.library));
       uint32_t index = symbol.empty() ? 0 : Import(symbol);
       uint64_t slot = i * sizeof(TlsModule::Answer);
       switch (queries[i].kind) {

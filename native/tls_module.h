@@ -30,6 +30,7 @@ struct TlsVariable {
   std::shared_ptr<const TlsModule> module;  // null: of the module that is being opened
   std::string symbol;   // not empty: one that the dynamic linker finds in the process by this name
   uint64_t offset = 0;  // in the module's variables, or from the symbol
+  std::string library;  // the path of a loaded library that has the symbol, beside the process
 };
 
 class TlsModule {

@@ -180,7 +180,8 @@ def test_other_arguments_of_the_wrong_type(refusal: Refusal, add_object: Path) -
         lambda: tol.Session(5),  # type: ignore[arg-type]
         lambda: session.create_dylib(5),
         lambda: session.create_dylib("x", link_order=5),
-        lambda: session.create_dylib("x", link_order=["good"]),
+        lambda: session.create_dylib("x", link_order="good"),
+        lambda: session.create_dylib("x", link_order=[b"good"]),
         lambda: session.load(add_object, name=b"x"),
         lambda: session.load(add_object, link_order=[None]),
         lambda: dylib.get_function(5),

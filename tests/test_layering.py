@@ -11,10 +11,13 @@ import pytest
 NATIVE = Path(__file__).parent.parent / "native"
 LAYERS = [
     "error",
-    "relocation",
+    "fork_lock",
+    "exit_handlers",
     "headroom",
+    "relocation",
     "object_file",
     "archive",
+    "shared_library",
     "tls_module",
     "thread_local",
     "thread_exit",
@@ -26,6 +29,7 @@ LAYERS = [
     "platform",
     "session",
     "call_guard",
+    "turns",
     "symbol_names",
     "inputs",
     "dylib",

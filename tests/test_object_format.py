@@ -248,15 +248,9 @@ def test_fat_lto_object_loads(session: tol.Session, compile: Compiler) -> None:
 def test_shared_library_and_executable(
     refusal: Refusal, compile: Compiler, add_object: Path, tmp_path: Path
 ) -> None:
-    library = tmp_path / "library.o"
-    compile.link(add_object).replace(library)
-    with refusal.of(tol.ObjectFormatError, library, "shared"):
-        refusal.dylib.load(library)
+    with refusal.of(tol.ObjectFormatError, "<bytes>", "shared library", "path"):
+        refusal.dylib.load(compile.link(add_object).read_bytes())
     main = compile("int main(void) { return 0; }\n")
-    pie = tmp_path / "pie"
-    subprocess.run(["gcc", main, "-pie", "-o", pie], check=True)
-    with refusal.of(tol.ObjectFormatError, pie, "position-independent executable"):
-        refusal.dylib.load(pie)
     fixed = tmp_path / "fixed"
     subprocess.run(["gcc", main, "-no-pie", "-o", fixed], check=True)
     with refusal.of(tol.ObjectFormatError, f"{fixed}: is an executable"):

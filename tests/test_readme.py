@@ -126,6 +126,17 @@ def duplicate_symbol(compile: Compiler) -> str:
     return f"DuplicateSymbolError: {caught.value}"
 
 
+def library_not_opened(compile: Compiler) -> str:
+    empty = compile("int nothing;\n")
+    gcc = ["gcc", "-shared", "-Wl,--no-as-needed"]
+    subprocess.run([*gcc, empty, "-o", "libbar.so"], check=True)
+    subprocess.run([*gcc, empty, "libbar.so", "-o", "libfoo.so"], check=True)
+    Path("libbar.so").unlink()
+    with tol.Session() as session, pytest.raises(tol.LinkError) as caught:
+        session.load("libfoo.so")
+    return f"LinkError: {caught.value}"
+
+
 def llvm_too_old(compile: Compiler) -> str:
     if shutil.which("cmake") is None or shutil.which("ninja") is None:
         pytest.skip("cmake and ninja are not installed")
@@ -181,6 +192,7 @@ def last_line_of_import(script: str) -> str:
     [
         ("UndefinedSymbolError:", undefined_symbol),
         ("DuplicateSymbolError:", duplicate_symbol),
+        ("LinkError: libfoo.so", library_not_opened),
         ("LLVM 14.0.6", llvm_too_old),
         ("ImportError: libLLVM", llvm_missing),
         ("ImportError: tvm_ffi_object_loader needs", tvm_ffi_too_old),
@@ -197,7 +209,7 @@ def test_a_quoted_message_is_what_appears(
 
 def test_no_quoted_message_is_left_out() -> None:
     quoted = [block for block in blocks("text") if re.match(r"\w+Error:|LLVM", block)]
-    assert len(quoted) == 6
+    assert len(quoted) == 7
 
 
 def test_the_two_commands_are_there() -> None:

@@ -42,7 +42,7 @@ session = tol.Session(5)
 dylib = session.load(None)
 dylib.lookup(b"x")
 dylib.add
-session.create_dylib(link_order=["base"])
+session.create_dylib(link_order=[5])
 """
 
 

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from ._native import Dylib as NativeDylib
     from .session import Session
 
-    ObjectLike: TypeAlias = str | os.PathLike[str] | os.PathLike[bytes] | Buffer
+    PathLike: TypeAlias = str | os.PathLike[str] | os.PathLike[bytes]
+    ObjectLike: TypeAlias = PathLike | Buffer
     Objects: TypeAlias = ObjectLike | Sequence[ObjectLike]
+    LinkOrder: TypeAlias = Sequence["Dylib | PathLike"]
 
 
 def normalize_objects(objects: Objects) -> list[str | Buffer]:
@@ -70,12 +72,33 @@ def normalize_objects(objects: Objects) -> list[str | Buffer]:
     return normalized
 
 
+def normalize_path(path: PathLike) -> str:
+    """Turn a path into the form that the native module takes.
+
+    Parameters
+    ----------
+    path
+        A path (`str` or `os.PathLike`).
+
+    Returns
+    -------
+    str
+        The path.
+
+    Raises
+    ------
+    ValueError
+        If it holds a null character.
+    """
+    path = os.fsdecode(path)
+    if "\0" in path:
+        raise ValueError(f"embedded null character in path {path!r}")
+    return path
+
+
 def _normalize_object(candidate: Any) -> str | Buffer | None:
     if isinstance(candidate, (str, os.PathLike)):
-        path = os.fsdecode(candidate)
-        if "\0" in path:
-            raise ValueError(f"embedded null character in path {path!r}")
-        return path
+        return normalize_path(candidate)
     try:
         view = memoryview(candidate)
     except TypeError:
@@ -88,8 +111,12 @@ class Dylib:
 
     Dylibs are made by `Session.create_dylib` and `Session.load`. Objects can be added at any time;
     the ones given in one call are linked together and may refer to each other, and to what the
-    dylib has already. An undefined symbol is searched in the dylib itself, then in its link order,
-    then in the process.
+    dylib has already. Shared libraries (``.so``) may be among them: from then on, what the dylib
+    lacks is searched there.
+
+    A symbol is searched in the dylib's own objects, then in its shared libraries in the order in
+    which they were loaded, then in its link order, then in the process, and at last in what the
+    shared libraries depend on.
 
     Archives (``.a``) are given as objects are. Their members are linked as a linker does: those
     that define what the objects of the same load, or members linked already, refer to and none of
@@ -144,9 +171,15 @@ class Dylib:
         return self._session
 
     @property
-    def link_order(self) -> list[Dylib]:
-        """The dylibs searched, in this order, for what the dylib itself does not define."""
-        return [self._session._wrap(native) for native in self._native.link_order]
+    def link_order(self) -> list[Dylib | str]:
+        """What is searched, in this order, for what the dylib itself does not define.
+
+        Dylibs, and the paths of shared libraries as they were given.
+        """
+        return [
+            entry if isinstance(entry, str) else self._session._wrap(entry)
+            for entry in self._native.link_order
+        ]
 
     @property
     def closed(self) -> bool:
@@ -159,11 +192,18 @@ class Dylib:
         Linking is complete when this returns: nothing is deferred to the first lookup or call.
         Files are read once; what happens to them later changes nothing.
 
+        A path may also lead to a shared library (``.so``), which is told by its content. It is
+        opened by the dynamic linker, privately: its constructors run, and its symbols are there for
+        this and every later load into the dylib, and for the dylibs linked against it, but for
+        nobody else. It is closed when the dylib is unloaded. Its functions are not the dylib's:
+        `get_function` does not find them, while `lookup` finds its symbols.
+
         Parameters
         ----------
         objects
             A path (`str` or `os.PathLike`), a bytes-like object, or a sequence mixing them. Each
-            is an object or an archive; a thin archive is given as a path.
+            is an object, an archive or a shared library; shared libraries and thin archives are
+            given as paths, and one without a slash is a file in the current folder.
         whole_archive
             Link all members of the archives, not only those that are needed: the linker's
             ``--whole-archive``.
@@ -178,7 +218,7 @@ class Dylib:
         DuplicateSymbolError
             If a symbol is defined more than once.
         LinkError
-            If linking fails for another reason.
+            If linking fails for another reason, or a shared library cannot be opened.
         SessionClosedError
             If the dylib or its session is closed.
         OSError
@@ -251,7 +291,7 @@ class Dylib:
         return self._native.functions()
 
     def lookup(self, symbol: str) -> int:
-        """Look up the address of a symbol that the dylib, or else its link order, defines.
+        """Look up the address of a symbol of the dylib, its shared libraries or its link order.
 
         Parameters
         ----------
@@ -268,7 +308,7 @@ class Dylib:
         Raises
         ------
         UndefinedSymbolError
-            If neither defines the symbol.
+            If none of them defines the symbol.
         SessionClosedError
             If the dylib or its session is closed.
         TypeError

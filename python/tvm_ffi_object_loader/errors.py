@@ -60,8 +60,8 @@ class ObjectFormatError(ObjectLoaderError, ValueError):
 class LinkError(ObjectLoaderError):
     """The objects cannot be linked.
 
-    A relocation is out of range or of a type that is not supported, or symbols are missing or
-    defined twice (see the subclasses).
+    A relocation is out of range or of a type that is not supported, a shared library cannot be
+    opened, or symbols are missing or defined twice (see the subclasses).
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class LinkError(ObjectLoaderError):
 class UndefinedSymbolError(LinkError):
     """Symbols that the objects refer to are defined nowhere.
 
-    Neither the dylib, nor its link order, nor the process defines them.
+    Neither the dylib, nor its shared libraries, nor its link order, nor the process defines them.
 
     Parameters
     ----------

@@ -8,14 +8,15 @@ number, so that asking twice gives the same object while dropping it still unloa
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from . import _native
-from .dylib import Dylib, normalize_objects
-from .errors import ObjectLoaderError
+from .dylib import Dylib, normalize_objects, normalize_path
+from .errors import ObjectFormatError, ObjectLoaderError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,9 +24,24 @@ if TYPE_CHECKING:
     import tvm_ffi
     from typing_extensions import Self
 
-    from .dylib import Objects
+    from .dylib import LinkOrder, Objects
+
+
+def _shown(objects: Objects) -> str:
+    if isinstance(objects, (str, os.PathLike)):
+        return os.fsdecode(objects)
+    return ", ".join(map(str, normalize_objects(objects)))
+
 
 _serial_numbers = itertools.count(1)
+
+# For the wrappers of all sessions, and for making the default one. Reentrant: making a wrapper can
+# start a garbage collection whose finalizers come here. Taken over a fork, so that a child never
+# finds it taken by a thread that it does not have.
+_lock = threading.RLock()
+os.register_at_fork(
+    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+)
 
 
 class Session:
@@ -59,16 +75,14 @@ class Session:
     True
     """
 
-    __slots__ = ("__weakref__", "_lock", "_native", "_wrappers")
+    __slots__ = ("__weakref__", "_native", "_wrappers")
 
     def __init__(self, name: str | None = None) -> None:
         self._native = _native.Session(f"session{next(_serial_numbers)}" if name is None else name)
         self._wrappers: weakref.WeakValueDictionary[int, Dylib] = weakref.WeakValueDictionary()
-        # Reentrant: making a wrapper can start a garbage collection whose finalizers come here.
-        self._lock = threading.RLock()
 
     def _wrap(self, native: _native.Dylib) -> Dylib:
-        with self._lock:
+        with _lock:
             found = self._wrappers.get(native.id)
             if found is not None:
                 return found
@@ -94,7 +108,7 @@ class Session:
             return {}
         return {native.name: self._wrap(native) for native in self._native.dylibs()}
 
-    def create_dylib(self, name: str | None = None, link_order: Sequence[Dylib] = ()) -> Dylib:
+    def create_dylib(self, name: str | None = None, link_order: LinkOrder = ()) -> Dylib:
         """Make an empty dylib.
 
         Parameters
@@ -102,8 +116,10 @@ class Session:
         name
             A name that no live dylib of the session has; one is made up if it is `None`.
         link_order
-            Dylibs of this session, searched in this order for what the new one does not define
-            itself. They stay loaded for as long as the new one is.
+            Dylibs of this session and paths of shared libraries (``.so``), searched in this order
+            for what the new one does not define itself. They stay loaded for as long as the new one
+            is. The libraries are opened privately; a path without a slash is a file in the current
+            folder.
 
         Returns
         -------
@@ -114,10 +130,18 @@ class Session:
         ------
         ObjectLoaderError
             If the name is taken, or a dylib belongs to another session.
+        ObjectFormatError
+            If a path does not lead to a shared library.
+        LinkError
+            If a shared library cannot be opened; the message says what the dynamic linker says.
         SessionClosedError
             If the session, or a dylib in ``link_order``, is closed.
+        OSError
+            If a file cannot be read.
         TypeError
             If an argument is of another type.
+        ValueError
+            If a path holds a null character.
 
         Examples
         --------
@@ -127,25 +151,30 @@ class Session:
         >>> session.create_dylib("app", link_order=[base]).link_order == [base]
         True
         """
-        if not isinstance(link_order, Sequence):
+        if not isinstance(link_order, Sequence) or isinstance(link_order, (str, bytes)):
             raise TypeError(
-                f"link_order must be a sequence of Dylib objects, not {type(link_order).__name__}"
+                "link_order must be a sequence of Dylib objects and paths, "
+                f"not {type(link_order).__name__}"
             )
-        natives = []
-        for position, dylib in enumerate(link_order):
-            if not isinstance(dylib, Dylib):
+        entries: list[_native.Dylib | str] = []
+        for position, entry in enumerate(link_order):
+            if isinstance(entry, Dylib):
+                entries.append(entry._native)
+            elif isinstance(entry, (str, os.PathLike)):
+                entries.append(normalize_path(entry))
+            else:
                 raise TypeError(
-                    f"link_order[{position}] must be a Dylib, not {type(dylib).__name__}"
+                    f"link_order[{position}] must be a Dylib or the path of a shared library, "
+                    f"not {type(entry).__name__}"
                 )
-            natives.append(dylib._native)
-        return self._wrap(self._native.create_dylib(name, natives))
+        return self._wrap(self._native.create_dylib(name, entries))
 
     def load(
         self,
         objects: Objects,
         *,
         name: str | None = None,
-        link_order: Sequence[Dylib] = (),
+        link_order: LinkOrder = (),
         whole_archive: bool = False,
     ) -> Dylib:
         """Load objects into a new dylib: `create_dylib` and `Dylib.load` in one step.
@@ -153,7 +182,7 @@ class Session:
         Parameters
         ----------
         objects
-            As for `Dylib.load`: objects and archives.
+            As for `Dylib.load`: objects, archives and shared libraries.
         name
             As for `create_dylib`.
         link_order
@@ -181,21 +210,26 @@ class Session:
         -----
         When it raises, the session is as it was before: the name is free.
         """
+        return self._load(objects, name, link_order, whole_archive)[0]
+
+    def _load(
+        self, objects: Objects, name: str | None, link_order: LinkOrder, whole_archive: bool
+    ) -> tuple[Dylib, bool]:
+        """Return the new dylib, and whether anything but shared libraries was loaded."""
         normalized = normalize_objects(objects)
         dylib = self.create_dylib(name, link_order)
         try:
-            dylib._native.load(normalized, whole_archive)
+            return dylib, dylib._native.load(normalized, whole_archive)
         except BaseException:
             dylib.close()
             raise
-        return dylib
 
     def load_module(
         self,
         objects: Objects,
         *,
         name: str | None = None,
-        link_order: Sequence[Dylib] = (),
+        link_order: LinkOrder = (),
         whole_archive: bool = False,
     ) -> tvm_ffi.Module:
         """Load objects into a new dylib and return it as a module.
@@ -218,6 +252,8 @@ class Session:
 
         Raises
         ------
+        ObjectFormatError
+            Also if there is no object, but only a shared library.
         ObjectLoaderError
             As `load` raises it, with all its subclasses.
         OSError
@@ -234,9 +270,14 @@ class Session:
         >>> session.load_module("math_ops.o").simple_add(1, 2)
         3
         """
-        return self.load(
-            objects, name=name, link_order=link_order, whole_archive=whole_archive
-        ).module
+        dylib, any_object = self._load(objects, name, link_order, whole_archive)
+        if not any_object:
+            dylib.close()
+            raise ObjectFormatError(
+                f"{_shown(objects)}: a shared library without an object has no functions to make a "
+                "module of; use tvm_ffi.load_module for those that the library itself exports"
+            )
+        return dylib.module
 
     def __getitem__(self, name: str) -> Dylib:
         """Return the live dylib of this name.
@@ -327,7 +368,6 @@ class _DefaultSession(Session):
 
 
 _default_session: Session | None = None
-_default_session_lock = threading.Lock()
 
 
 def default_session() -> Session:
@@ -353,7 +393,7 @@ def default_session() -> Session:
     """
     global _default_session
     if _default_session is None:
-        with _default_session_lock:
+        with _lock:
             if _default_session is None:
                 _default_session = _DefaultSession("default")
     return _default_session
