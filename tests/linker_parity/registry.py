@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import kinds_of_flags
+import kinds_of_linking
 import kinds_of_relocations
 import kinds_of_sections
 import kinds_of_symbols
@@ -13,4 +14,5 @@ KINDS = [
     *kinds_of_sections.KINDS,
     *kinds_of_symbols.KINDS,
     *kinds_of_relocations.KINDS,
+    *kinds_of_linking.KINDS,
 ]
