@@ -135,7 +135,7 @@ Dylib::~Dylib() {
   gate_.Close();
   LeaveSession();
   // Users hold the dylib itself, so there are none.
-  if (!std::exchange(unloaded_, true)) Unload();
+  if (!std::exchange(unloaded_, true)) UnloadNow();
 }
 
 void Dylib::Publish(std::shared_ptr<void> representation) {
@@ -695,10 +695,16 @@ void Dylib::Abandon() {
     abandoned_ = true;
     ++session_->retained;
   }
-  TryUnload();
+  // Whoever calls holds a function or the module, and nobody does: only this thread can be in the
+  // midst of a call, whose function it has dropped itself.
+  Unload([this] { return !gate_.IsInsideOnThisThread(); });
 }
 
 void Dylib::TryUnload() {
+  Unload([this] { return gate_.IsEmpty(); });
+}
+
+void Dylib::Unload(llvm::function_ref<bool()> is_left) {
   std::vector<const void*> dso_handles;
   {
     std::lock_guard<Mutex> lock(mutex_);
@@ -710,7 +716,7 @@ void Dylib::TryUnload() {
   }
   auto self = shared_from_this();
   session_->Defer(self);
-  if (!gate_.IsEmpty()) return;
+  if (!is_left()) return;
   {
     std::lock_guard<Mutex> lock(mutex_);
     if (unloaded_ || users_ > PendingOnThisThread(dso_handles)) return;
@@ -719,10 +725,10 @@ void Dylib::TryUnload() {
   session_->Forget(*this);
   RunPendingOnThisThread(dso_handles);
   --session_->retained;
-  Unload();
+  UnloadNow();
 }
 
-void Dylib::Unload() {
+void Dylib::UnloadNow() {
   Platform& platform = session_->platform();
   for (auto load = loads_.rbegin(); load != loads_.rend(); ++load) Finalize(load->image);
   for (auto load = loads_.rbegin(); load != loads_.rend(); ++load) {

@@ -12,6 +12,7 @@
 #define OBJECT_LOADER_DYLIB_H_
 
 #include <llvm/ADT/DenseMap.h>
+#include <llvm/ADT/STLFunctionalExtras.h>
 
 #include <atomic>
 #include <cstdint>
@@ -162,7 +163,9 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   void RemoveUser(User kind);
   void Abandon();
   std::vector<const void*> DsoHandles() const;
-  void Unload();
+  // Where nothing needs the code, and `is_left` says that no call is inside.
+  void Unload(llvm::function_ref<bool()> is_left);
+  void UnloadNow();
 
   const uint64_t id_;
   const std::string name_;

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "headroom.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
@@ -24,11 +27,33 @@ constexpr uint64_t kBytesPerLoad = 4 << 20;
 
 std::atomic<uint64_t> promised{0};
 
+bool IsLimited(int resource) {
+  rlimit limit;
+  return getrlimit(static_cast<__rlimit_resource>(resource), &limit) != 0 ||
+         limit.rlim_cur != RLIM_INFINITY;
+}
+
+// Whether the system refuses memory beyond what it has (vm.overcommit_memory).
+bool CountsMemory() {
+  static const bool counts = [] {
+    char mode = '2';
+    int file = open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
+    if (file >= 0) {
+      if (read(file, &mode, 1) != 1) mode = '2';
+      close(file);
+    }
+    return mode == '2';
+  }();
+  return counts;
+}
+
 }  // namespace
 
 Headroom::Headroom(uint64_t object_bytes, uint64_t table_bytes)
     : bytes_(kBytesPerLoad + kBytesPerByte * object_bytes + kBytesPerTableByte * table_bytes) {
   uint64_t all = promised.fetch_add(bytes_) + bytes_;
+  // Asking takes longer than linking a small object. Without a limit the answer is known.
+  if (!IsLimited(RLIMIT_AS) && !IsLimited(RLIMIT_DATA) && !CountsMemory()) return;
   // Writable, so that it counts for every limit that malloc's memory counts for.
   void* room = mmap(nullptr, all, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

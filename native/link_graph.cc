@@ -58,11 +58,13 @@ void AddIndirection(LinkGraph& graph, const ObjectFile& object) {
   using llvm::orc::MemProt;
   Section& stubs = graph.createSection("$ifunc.stubs", MemProt::Read | MemProt::Exec);
   Section& pointers = graph.createSection(kIndirectFunctions, MemProt::Read | MemProt::Write);
+  // Content of both kinds outlives the graph, as the objects' own does.
+  static const char kNoAddress[8] = {};
   static const char kJump[] = "\xff\x25\0\0\0\0\xcc\xcc";  // jmp *pointer(%rip)
   for (Symbol* function : functions) {
     Symbol& resolver = graph.addAnonymousSymbol(function->getBlock(), function->getOffset(),
                                                 function->getSize(), true, false);
-    Block& pointer = graph.createMutableContentBlock(pointers, 8, ExecutorAddr(), 8, 0);
+    Block& pointer = graph.createContentBlock(pointers, {kNoAddress, 8}, ExecutorAddr(), 8, 0);
     pointer.addEdge(llvm::jitlink::x86_64::Pointer64, 0, resolver, 0);
     Block& stub = graph.createContentBlock(stubs, {kJump, 8}, ExecutorAddr(), 8, 0);
     stub.addEdge(llvm::jitlink::x86_64::Delta32, 2,

@@ -39,7 +39,9 @@ Turns::Outcome Turns::Take() {
     {
       Waiting wait(*this);
       if (!wait.can_end()) return kCircle;
+      __atomic_fetch_add(&sleepers_, 1, __ATOMIC_SEQ_CST);
       WaitWhile(ends_, ends);
+      __atomic_fetch_sub(&sleepers_, 1, __ATOMIC_SEQ_CST);
     }
     lock.lock();
   }
@@ -53,9 +55,10 @@ void Turns::End() {
     std::lock_guard<Mutex> lock(mutex_);
     if (--depth_ > 0) return;
     holder_ = {};
-    __atomic_fetch_add(&ends_, 1, __ATOMIC_RELEASE);
+    __atomic_fetch_add(&ends_, 1, __ATOMIC_SEQ_CST);
   }
-  WakeAll(ends_);
+  // Who becomes a sleeper after this look finds that ends_ has changed.
+  if (__atomic_load_n(&sleepers_, __ATOMIC_SEQ_CST) != 0) WakeAll(ends_);
 }
 
 bool Turns::IsMine() const { return holder() == ThreadName::OfThisThread(); }

@@ -39,7 +39,8 @@ class Turns {
   mutable Mutex mutex_;
   ThreadName holder_;
   uint32_t depth_ = 0;
-  uint32_t ends_ = 0;  // changes with each turn that ends
+  uint32_t ends_ = 0;      // changes with each turn that ends
+  uint32_t sleepers_ = 0;  // threads that wait for that; after a fork, too many
 };
 
 // What this thread waits for, from the constructor to the destructor.
