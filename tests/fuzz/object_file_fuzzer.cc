@@ -24,7 +24,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       }
       auto names = std::make_shared<llvm::orc::SymbolStringPool>();
       {
-        LoadGraph load(objects, names);
+        LoadGraph load(objects, objects.size(), names);
         load.Definitions();
         load.References();
       }
