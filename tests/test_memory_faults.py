@@ -429,7 +429,7 @@ def test_a_thousand_refusals_leave_no_memory_behind(
     good = compile.cxx(CXX)
     sources = {
         "UndefinedSymbolError": "int missing(int);\nint user(void) { return missing(1); }\n",
-        # A quarter of an address, which has no room for the whole: found out after memory was taken.
+        # A quarter of an address has no room for the whole: found out after memory was taken.
         "LinkError": '__asm__(".globl f\\nf: ret\\n .data\\n .globl d\\nd: .short f");\n',
     }
     refused = [good, good]
