@@ -3,6 +3,9 @@
 // Dylib: what a shared library is to dlopen: objects linked into the process, their symbols, and
 // the order of other dylibs in which it looks for what it lacks.
 //
+// dylib.cc has its life, dylib_load.cc what a load does, dylib_symbols.cc how symbols are bound and
+// found.
+//
 // Lifetime: code stays loaded until Close or Drop, and after that for as long as it has users:
 // other dylibs that link to it, threads that are to run its destructors, objects that it made.
 // Concurrency: loads into one dylib take turns (a load from within an initializer belongs to
@@ -123,7 +126,17 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
     uint64_t symbols;
   };
   enum class User { kOther, kThread };
-  class Turn;
+  // The right to change what is loaded, for one thread at a time.
+  class Turn {
+   public:
+    explicit Turn(Dylib& dylib);
+    ~Turn();
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    Dylib& dylib_;
+  };
 
   Dylib(std::shared_ptr<Session> session, std::string name);
 
@@ -162,7 +175,6 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   void AddUser(User kind);
   void RemoveUser(User kind);
   void Abandon();
-  std::vector<const void*> DsoHandles() const;
   // Where nothing needs the code, and `is_left` says that no call is inside.
   void Unload(llvm::function_ref<bool()> is_left);
   void UnloadNow();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "image.h"
 
+#include <cxxabi.h>
+
 #include <algorithm>
 #include <cstring>
 #include <tuple>
@@ -181,12 +183,17 @@ void Image::KeepForExit() {
 
 void Image::RunFinalizers() const {
   bool done = at_exit != 0 && !RemoveFinalizers(at_exit);
-  if (!done) {
-    for (Finalizer finalizer : finalizers) finalizer();
+  try {
+    if (!done) {
+      for (Finalizer finalizer : finalizers) finalizer();
+    }
+    if (dso_handle) RunExitHandlers(dso_handle);
+    if (done) return;
+    for (Finalizer finalizer : late_finalizers) finalizer();
+  } catch (const abi::__forced_unwind&) {
+    throw;  // the thread is being cancelled
+  } catch (...) {
   }
-  if (dso_handle) RunExitHandlers(dso_handle);
-  if (done) return;
-  for (Finalizer finalizer : late_finalizers) finalizer();
 }
 
 }  // namespace object_loader

@@ -45,7 +45,8 @@ struct Image {
   // Lets functions with several implementations choose theirs, then runs the initializers.
   void RunInitializers() const;
   bool has_initializers() const { return !initializers.empty() || !indirect_functions.empty(); }
-  // Runs finalizers, destructors and atexit handlers, as dlclose does.
+  // Runs finalizers, destructors and atexit handlers, as dlclose does. There is nobody to tell what
+  // they throw: the last reference may be dropped anywhere.
   void RunFinalizers() const;
 };
 
