@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "error.h"
+#include "headroom.h"
 #include "relocation.h"
 
 namespace object_loader {
@@ -297,6 +298,8 @@ std::unique_ptr<llvm::WritableMemoryBuffer> CopyBytes(std::string_view bytes,
 ObjectFile::ObjectFile(std::unique_ptr<llvm::WritableMemoryBuffer> content)
     : name_(content->getBufferIdentifier()), buffer_(std::move(content)) {
   Identify();
+  // LLVM's tables, some of which are used for the checks, end the process where memory runs out.
+  Headroom headroom(buffer_->getBufferSize(), 0);
   Validate();
 }
 

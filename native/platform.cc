@@ -296,6 +296,7 @@ llvm::Error LoadMemory::handleRemoveResources(orc::JITDylib&, orc::ResourceKey k
     if (found == allocations_.end()) return llvm::Error::success();
     allocation = std::move(found->second);
     allocations_.erase(found);
+    if (allocations_.empty()) allocations_ = {};  // its table never becomes smaller
   }
   return pool_.deallocate(std::move(allocation));
 }
@@ -364,13 +365,15 @@ void Platform::Unlink(Image& image) {
   // Names that no symbol uses any more stay in the pool until somebody sweeps it. A sweep looks at
   // every name, so it waits until the loads removed outnumber the live ones.
   uint64_t live = --live_loads_;
-  if (live + kTrimLoads <= most_live_loads_ || (live == 0 && most_live_loads_ >= kTrimLoads / 4)) {
-    most_live_loads_ = live;
-    ReturnHeapToSystem();
+  bool trim =
+      live + kTrimLoads <= most_live_loads_ || (live == 0 && most_live_loads_ >= kTrimLoads / 4);
+  if (++removed_loads_ >= std::max<uint64_t>(256, live) || trim) {
+    removed_loads_ = 0;
+    names_->clearDeadEntries();
   }
-  if (++removed_loads_ < std::max<uint64_t>(256, live)) return;
-  removed_loads_ = 0;
-  names_->clearDeadEntries();
+  if (!trim) return;
+  most_live_loads_ = live;
+  ReturnHeapToSystem();
 }
 
 const Archive& SupportArchive() {
