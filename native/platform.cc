@@ -296,7 +296,8 @@ llvm::Error LoadMemory::handleRemoveResources(orc::JITDylib&, orc::ResourceKey k
     if (found == allocations_.end()) return llvm::Error::success();
     allocation = std::move(found->second);
     allocations_.erase(found);
-    if (allocations_.empty()) allocations_ = {};  // its table never becomes smaller
+    // Its table never becomes smaller by itself.
+    if (allocations_.empty()) allocations_ = decltype(allocations_)();
   }
   return pool_.deallocate(std::move(allocation));
 }
