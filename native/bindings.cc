@@ -98,7 +98,7 @@ Inputs ReadInputs(nb::sequence objects, bool whole_archive) {
   for (nb::handle object : objects) {
     if (PyUnicode_Check(object.ptr())) {
       std::string path = FilePath(object);
-      InterpreterLeft left;
+      OutsideInterpreter left;
       inputs.AddFile(path);
     } else {
       Py_buffer view;
@@ -106,7 +106,7 @@ Inputs ReadInputs(nb::sequence objects, bool whole_archive) {
       std::unique_ptr<Py_buffer, decltype(&PyBuffer_Release)> guard(&view, PyBuffer_Release);
       auto content = CopyBytes({static_cast<const char*>(view.buf), static_cast<size_t>(view.len)});
       guard.reset();
-      InterpreterLeft left;
+      OutsideInterpreter left;
       inputs.AddBytes(std::move(content));
     }
   }
@@ -146,7 +146,7 @@ void BindSession(nb::module_& m) {
                 entries.push_back(nb::cast<const PyDylib&>(entry).module);
               }
             }
-            InterpreterLeft left;
+            OutsideInterpreter left;
             return PyDylib{CreateModule(self.session, name, entries)};
           },
           "name"_a.none(), "link_order"_a,
@@ -156,7 +156,7 @@ void BindSession(nb::module_& m) {
       .def("stats", [](const PySession& self) { return self.session->Stats(); })
       .def(
           "close", [](const PySession& self) { self.session->Close(); },
-          nb::call_guard<InterpreterLeft>());
+          nb::call_guard<OutsideInterpreter>());
 }
 
 void BindDylib(nb::module_& m) {
@@ -184,7 +184,7 @@ void BindDylib(nb::module_& m) {
           [](const PyDylib& self, nb::sequence objects, bool whole_archive) {
             Inputs inputs = ReadInputs(objects, whole_archive);
             bool has_objects = inputs.has_objects();
-            InterpreterLeft left;
+            OutsideInterpreter left;
             self.module->Load(std::move(inputs));
             return has_objects;
           },
@@ -209,7 +209,7 @@ void BindDylib(nb::module_& m) {
           nb::sig("def module(self) -> tvm_ffi.Module"))
       .def(
           "close", [](const PyDylib& self) { self.dylib().Close(); },
-          nb::call_guard<InterpreterLeft>());
+          nb::call_guard<OutsideInterpreter>());
 }
 
 }  // namespace

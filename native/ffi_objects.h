@@ -35,7 +35,7 @@ void WatchObjectRegistration();
 // afterwards.
 void SetInterpreterLock(void* (*leave)(), void (*reenter)(void* state));
 
-// Leaves the interpreter for as long as it lives.
+// Leaves the interpreter for as long as it lives, if this thread is in it.
 class OutsideInterpreter {
  public:
   OutsideInterpreter();

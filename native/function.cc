@@ -44,6 +44,8 @@ void* LeaveInterpreter() {
   return Py_IsInitialized() && PyGILState_Check() ? PyEval_SaveThread() : nullptr;
 }
 
+// A thread that takes the GIL again when the interpreter has come to its end stays there: Python
+// before 3.14 ends such a thread, which C++ code in the middle of something does not survive.
 void ReenterInterpreter(void* state) {
   if (!state) return;
   try {
@@ -313,10 +315,6 @@ bool GetTypes() {
 }
 
 }  // namespace
-
-InterpreterLeft::InterpreterLeft() : state_(LeaveInterpreter()) {}
-
-InterpreterLeft::~InterpreterLeft() { ReenterInterpreter(state_); }
 
 PyObject* ToPython(ffi::ObjectRef object) {
   TVMFFIAny value = {};

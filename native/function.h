@@ -18,20 +18,6 @@
 
 namespace object_loader {
 
-// Releases the GIL, for as long as it lives, if this thread has it. A thread that takes it again
-// when the interpreter has come to its end stays there: Python before 3.14 ends such a thread,
-// which C++ code in the middle of something does not survive.
-class InterpreterLeft {
- public:
-  InterpreterLeft();
-  ~InterpreterLeft();
-  InterpreterLeft(const InterpreterLeft&) = delete;
-  InterpreterLeft& operator=(const InterpreterLeft&) = delete;
-
- private:
-  void* state_;
-};
-
 // A new reference to the tvm_ffi object for `object` (a tvm_ffi.Module, say), or null with a Python
 // error set.
 PyObject* ToPython(tvm::ffi::ObjectRef object);

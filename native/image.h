@@ -27,8 +27,8 @@ struct Image {
   std::vector<llvm::orc::ExecutorAddr> defined;
   std::vector<void**> indirect_functions;  // pointers to the functions that choose
   std::vector<Initializer> initializers;   // in the order in which they run
-  std::vector<Finalizer> finalizers;       // before __cxa_finalize, in this order
-  std::vector<Finalizer> late_finalizers;  // those with a priority: after it
+  std::vector<Finalizer> finalizers;       // before the exit handlers, in this order
+  std::vector<Finalizer> late_finalizers;  // those with a priority: after them
   uint64_t at_exit = 0;                    // what they are kept for exit under; 0: not
   DsoHandle* dso_handle = nullptr;         // null where nothing refers to it
   AddressRange eh_frame;                   // empty where there is none

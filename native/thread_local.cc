@@ -83,14 +83,17 @@ void ThreadLocals::Mark(LinkGraph& graph, const ObjectFile& object) {
   }
 }
 
-bool ThreadLocals::Defines(const Symbol& symbol) const {
-  if (variables_.empty() || !symbol.isDefined()) return false;
-  auto range = variables_.upper_bound(symbol.getBlock().getAddress().getValue());
+bool ThreadLocals::HoldsVariables(const Block& block) const {
+  uint64_t address = block.getAddress().getValue();
+  auto range = variables_.upper_bound(address);
   if (range == variables_.begin()) return false;
   --range;
   // A section without content has an address of its own, too.
-  uint64_t address = symbol.getBlock().getAddress().getValue();
   return address == range->first || address < range->second;
+}
+
+bool ThreadLocals::Defines(const Symbol& symbol) const {
+  return !variables_.empty() && symbol.isDefined() && HoldsVariables(symbol.getBlock());
 }
 
 llvm::DenseSet<const Symbol*> ThreadLocals::References(LinkGraph& graph) const {
@@ -112,11 +115,7 @@ void ThreadLocals::Bind(const Symbol& symbol, TlsVariable variable) {
 llvm::Error ThreadLocals::PlaceVariables(LinkGraph& graph) {
   for (auto& section : graph.sections()) {
     for (Block* block : section.blocks()) {
-      auto range = variables_.upper_bound(block->getAddress().getValue());
-      if (range == variables_.begin()) continue;
-      --range;
-      uint64_t address = block->getAddress().getValue();
-      if (address == range->first || address < range->second) placed_.push_back({block, 0});
+      if (HoldsVariables(*block)) placed_.push_back({block, 0});
     }
   }
   std::sort(placed_.begin(), placed_.end(), [](const auto& a, const auto& b) {

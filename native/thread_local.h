@@ -61,6 +61,7 @@ class ThreadLocals {
   };
   static constexpr size_t kNoQuery = ~size_t{0};
 
+  bool HoldsVariables(const llvm::jitlink::Block& block) const;
   llvm::Error LowerEdge(llvm::jitlink::LinkGraph& graph, llvm::jitlink::Block& block,
                         llvm::jitlink::Edge& edge);
   llvm::Error PlaceVariables(llvm::jitlink::LinkGraph& graph);
