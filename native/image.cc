@@ -36,6 +36,9 @@ __attribute__((constructor)) void KeepProgramArguments(int argc, char** argv, ch
 // `.ctors.N`, whose number counts down from 65535, among them.
 constexpr int kNoPriority = 65536;
 
+constexpr char kEHFrame[] = ".eh_frame";
+constexpr char kWholeEHFrame[] = "$eh_frame";
+
 struct FunctionArray {
   int priority;
   bool reversed;  // .ctors and .dtors are run from their end
@@ -100,6 +103,11 @@ std::vector<std::pair<int, void*>> CollectFunctions(LinkGraph& graph, Predicate 
   return functions;
 }
 
+Section* EHFrame(LinkGraph& graph) {
+  Section* whole = graph.findSectionByName(kWholeEHFrame);
+  return whole ? whole : graph.findSectionByName(kEHFrame);
+}
+
 }  // namespace
 
 void KeepAlive(LinkGraph& graph) {
@@ -118,8 +126,21 @@ void KeepAlive(LinkGraph& graph) {
   for (Block* block : kept) graph.addAnonymousSymbol(*block, 0, 0, false, true);
 }
 
+void KeepEHFrameWhole(LinkGraph& graph) {
+  Section* section = graph.findSectionByName(kEHFrame);
+  if (!section) return;
+  Section& whole = graph.createSection(kWholeEHFrame, section->getMemProt());
+  // Were it removed, the next new section would have the place of `whole` in the order of sections.
+  graph.mergeSections(whole, *section, /*PreserveSrcSection=*/true);
+  static constexpr char kEndMark[4] = {};
+  // The last address there is, so that nothing comes after it.
+  graph.createContentBlock(whole, kEndMark, orc::ExecutorAddr(~uint64_t{sizeof(kEndMark)}), 1, 0);
+  std::vector<Block*> blocks(whole.blocks().begin(), whole.blocks().end());
+  for (Block* block : blocks) graph.addAnonymousSymbol(*block, 0, 0, false, true);
+}
+
 llvm::Error PackEHFrame(LinkGraph& graph) {
-  if (Section* section = graph.findSectionByName(".eh_frame")) {
+  if (Section* section = EHFrame(graph)) {
     for (Block* block : section->blocks()) {
       block->setAlignmentOffset(0);
       block->setAlignment(1);
@@ -150,9 +171,9 @@ void Image::Collect(LinkGraph& graph, const std::vector<Definition>& definitions
   if (Section* section = graph.findSectionByName(".data.__dso_handle")) {
     dso_handle = llvm::jitlink::SectionRange(*section).getStart().toPtr<DsoHandle*>();
   }
-  if (Section* section = graph.findSectionByName(".eh_frame")) {
+  if (Section* section = EHFrame(graph)) {
     llvm::jitlink::SectionRange range(*section);
-    // Four bytes are the end mark alone, which JITLink adds.
+    // Four bytes are the end mark alone.
     if (range.getSize() > 4) {
       eh_frame = {range.getStart().getValue(), range.getEnd().getValue()};
     }

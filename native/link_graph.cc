@@ -126,6 +126,9 @@ class Merger {
     }
   }
 
+  // Whether one of several definitions was dropped.
+  bool has_dropped() const { return has_dropped_; }
+
   // Names defined more than once, with the indices of the two objects.
   const std::vector<std::pair<std::string, std::pair<size_t, size_t>>>& duplicates() const {
     return duplicates_;
@@ -193,6 +196,7 @@ class Merger {
       global.common = common;
       return known;
     }
+    has_dropped_ = true;
     bool strong = symbol.getLinkage() == Linkage::Strong;
     if (strong && known.getLinkage() == Linkage::Strong) {
       duplicates_.push_back({std::string(*symbol.getName()), {global.object_index, object_index}});
@@ -225,6 +229,7 @@ class Merger {
   LinkGraph& target_;
   llvm::DenseMap<Symbol*, size_t>& used_by_;
   llvm::StringMap<Global> globals_;
+  bool has_dropped_ = false;
   std::vector<std::pair<std::string, std::pair<size_t, size_t>>> duplicates_;
 };
 
@@ -262,6 +267,7 @@ LoadGraph::LoadGraph(std::vector<ObjectFile>& objects, size_t own,
   Merger merger(*graph_, used_by_);
   for (size_t i = 0; i < parsed.size(); ++i) merger.Add(*parsed[i], i);
   merger.HideDefinitions(own);
+  has_dropped_ = merger.has_dropped();
   std::map<std::string, std::string> duplicates;  // symbol -> message
   for (const auto& [symbol, where] : merger.duplicates()) {
     duplicates[symbol] = "duplicate symbol " + Demangled(symbol) + ": defined in " +
@@ -338,6 +344,7 @@ void LoadGraph::DefineDsoHandle(const Reference& reference) {
 }
 
 void LoadGraph::Override(const Definition& definition, ExecutorAddr address) {
+  has_dropped_ = true;
   definition.symbol->setSize(0);
   graph_->makeExternal(*definition.symbol);
   graph_->makeAbsolute(*definition.symbol, address);

@@ -58,6 +58,9 @@ class LoadGraph {
   // Whether code names its own parts by 32-bit addresses.
   bool needs_low_memory() const { return needs_low_memory_; }
 
+  // Whether a definition was dropped in favour of another one, so that some code has no user.
+  bool has_dropped() const { return has_dropped_; }
+
   std::vector<Definition> Definitions();
   // Without the symbols that a linker itself defines.
   std::vector<Reference> References();
@@ -82,6 +85,7 @@ class LoadGraph {
   std::vector<std::string> object_names_;
   std::unique_ptr<llvm::jitlink::LinkGraph> graph_;
   ThreadLocals thread_locals_;
+  bool has_dropped_ = false;
   bool needs_got_ = false;
   bool needs_low_memory_ = false;
   llvm::DenseMap<llvm::jitlink::Symbol*, size_t> used_by_;  // only where there are several objects

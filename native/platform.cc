@@ -320,6 +320,7 @@ Platform::~Platform() {
 Image Platform::Link(LoadGraph& load, const std::vector<Definition>& definitions) {
   ForkExclusion exclusion;
   KeepAlive(load.graph());
+  if (!load.has_dropped()) KeepEHFrameWhole(load.graph());
   LinkRequest request(load, definitions, names_->intern("load " + std::to_string(++loads_)));
   request.image.tracker = all_loads_.createResourceTracker();
   llvm::Error error = all_loads_.define(std::make_unique<LoadMaterializationUnit>(memory_, request),
