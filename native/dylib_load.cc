@@ -57,7 +57,7 @@ void Dylib::LoadObjects(Inputs inputs, const std::function<void()>& on_initializ
   uint64_t table_bytes = 0;
   for (const ObjectFile& object : objects) {
     object_bytes += object.buffer().getBufferSize();
-    table_bytes += object.table_bytes();
+    table_bytes += object.facts().table_bytes;
   }
   auto headroom = std::make_optional<Headroom>(object_bytes, table_bytes);
   std::unique_ptr<LoadGraph> load;

@@ -130,8 +130,10 @@ void KeepEHFrameWhole(LinkGraph& graph) {
   Section* section = graph.findSectionByName(kEHFrame);
   if (!section) return;
   Section& whole = graph.createSection(kWholeEHFrame, section->getMemProt());
-  // Were it removed, the next new section would have the place of `whole` in the order of sections.
-  graph.mergeSections(whole, *section, /*PreserveSrcSection=*/true);
+  // A section's place in the order is the number of sections when it is made. With one removed, the
+  // next one made shares the place of the last, which is therefore one that stays empty.
+  graph.createSection("$spare", section->getMemProt());
+  graph.mergeSections(whole, *section);
   static constexpr char kEndMark[4] = {};
   // The last address there is, so that nothing comes after it.
   graph.createContentBlock(whole, kEndMark, orc::ExecutorAddr(~uint64_t{sizeof(kEndMark)}), 1, 0);
@@ -168,7 +170,7 @@ void Image::Collect(LinkGraph& graph, const std::vector<Definition>& definitions
       indirect_functions.push_back(block->getAddress().toPtr<void**>());
     }
   }
-  if (Section* section = graph.findSectionByName(".data.__dso_handle")) {
+  if (Section* section = graph.findSectionByName(kDsoHandle)) {
     dso_handle = llvm::jitlink::SectionRange(*section).getStart().toPtr<DsoHandle*>();
   }
   if (Section* section = EHFrame(graph)) {

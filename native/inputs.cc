@@ -106,7 +106,8 @@ class Linker {
 
 ObjectSymbols SymbolsOf(const ObjectFile& object) {
   ObjectSymbols symbols = ReadSymbols(object.buffer().getBuffer(), object.name());
-  for (const auto& absolute : object.absolute_symbols()) symbols.defined.push_back(absolute.name);
+  for (const auto& absolute : object.facts().absolute_symbols)
+    symbols.defined.push_back(absolute.name);
   return symbols;
 }
 

@@ -45,9 +45,9 @@ std::unique_ptr<LinkGraph> Parse(const ObjectFile& object,
 // Puts a jump through a pointer in the place of each function that chooses an implementation when
 // it is loaded (IFUNC). So the function has one address for whoever refers to it, in whatever way.
 void AddIndirection(LinkGraph& graph, const ObjectFile& object) {
-  if (object.indirect_functions().empty()) return;
+  if (object.facts().indirect_functions.empty()) return;
   std::map<std::pair<uint64_t, StringRef>, bool> indirect;
-  for (const auto& function : object.indirect_functions()) {
+  for (const auto& function : object.facts().indirect_functions) {
     indirect[{object.address(function.section) + function.offset, function.name}] = true;
   }
   std::vector<Symbol*> functions;
@@ -240,8 +240,8 @@ LoadGraph::LoadGraph(std::vector<ObjectFile>& objects, size_t own,
   // What the loader adds has address 0.
   uint64_t address = 1;
   for (ObjectFile& object : objects) {
-    needs_got_ = needs_got_ || object.needs_got();
-    needs_low_memory_ = needs_low_memory_ || object.needs_low_memory();
+    needs_got_ = needs_got_ || object.facts().needs_got;
+    needs_low_memory_ = needs_low_memory_ || object.facts().needs_low_memory;
     address = object.AssignAddresses(address);
     object_names_.push_back(object.name());
     if (object_names_.size() <= own) name_ += (name_.empty() ? "" : " + ") + object.name();
@@ -254,7 +254,7 @@ LoadGraph::LoadGraph(std::vector<ObjectFile>& objects, size_t own,
   };
   if (objects.size() == 1) {
     graph_ = parse(objects.front(), std::move(names));
-    for (const auto& symbol : objects.front().absolute_symbols()) DefineAbsolute(symbol, 0);
+    for (const auto& symbol : objects.front().facts().absolute_symbols) DefineAbsolute(symbol, 0);
     DefineLinkerSymbols();
     return;
   }
@@ -275,7 +275,7 @@ LoadGraph::LoadGraph(std::vector<ObjectFile>& objects, size_t own,
   }
   if (!duplicates.empty()) ThrowDuplicates(duplicates);
   for (size_t i = 0; i < objects.size(); ++i) {
-    for (const auto& symbol : objects[i].absolute_symbols()) DefineAbsolute(symbol, i);
+    for (const auto& symbol : objects[i].facts().absolute_symbols) DefineAbsolute(symbol, i);
   }
   DefineLinkerSymbols();
 }
@@ -291,7 +291,7 @@ void LoadGraph::DefineLinkerSymbols() {
   }
 }
 
-void LoadGraph::DefineAbsolute(const ObjectFile::AbsoluteSymbol& symbol, size_t object_index) {
+void LoadGraph::DefineAbsolute(const AbsoluteSymbol& symbol, size_t object_index) {
   auto name = graph_->getSymbolStringPool()->intern(symbol.name);
   for (Symbol* external : graph_->external_symbols()) {
     if (external->getName() != name) continue;
@@ -335,8 +335,8 @@ std::vector<Reference> LoadGraph::References() {
 
 void LoadGraph::DefineDsoHandle(const Reference& reference) {
   // A DsoHandle, whose owner is not known yet.
-  Section& section = graph_->createSection(".data.__dso_handle",
-                                           llvm::orc::MemProt::Read | llvm::orc::MemProt::Write);
+  Section& section =
+      graph_->createSection(kDsoHandle, llvm::orc::MemProt::Read | llvm::orc::MemProt::Write);
   constexpr size_t kSize = sizeof(DsoHandle);
   Block& block = graph_->createMutableContentBlock(section, kSize, ExecutorAddr(), 8, 0);
   graph_->makeDefined(*reference.symbol, block, 0, kSize, Linkage::Strong, Scope::Local, true);

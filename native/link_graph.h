@@ -79,7 +79,7 @@ class LoadGraph {
 
  private:
   void DefineLinkerSymbols();
-  void DefineAbsolute(const ObjectFile::AbsoluteSymbol& symbol, size_t object_index);
+  void DefineAbsolute(const AbsoluteSymbol& symbol, size_t object_index);
 
   std::string name_;
   std::vector<std::string> object_names_;
@@ -94,6 +94,8 @@ class LoadGraph {
 // The section with a pointer for each function that chooses an implementation when it is loaded: at
 // first to the function that chooses.
 constexpr char kIndirectFunctions[] = "$ifunc";
+// The section with the load's DsoHandle, where something refers to it.
+constexpr char kDsoHandle[] = "$dso_handle";
 
 // Makes a global offset table where JITLink made none, since no entry of it is used: code may still
 // be relative to it. For use when JITLink has made its tables.

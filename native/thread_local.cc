@@ -65,13 +65,13 @@ bool IsThreadLocalEdge(const Edge& edge) {
 }  // namespace
 
 void ThreadLocals::Mark(LinkGraph& graph, const ObjectFile& object) {
-  for (size_t section : object.thread_local_sections()) {
+  for (size_t section : object.facts().thread_local_sections) {
     variables_[object.address(section)] = object.address(section) + object.size(section);
   }
-  if (object.thread_local_relocations().empty()) return;
+  if (object.facts().thread_local_relocations.empty()) return;
   referred_ = true;
   llvm::DenseMap<uint64_t, uint32_t> types;
-  for (const auto& relocation : object.thread_local_relocations()) {
+  for (const auto& relocation : object.facts().thread_local_relocations) {
     types[object.address(relocation.section) + relocation.offset] = relocation.type;
   }
   for (Block* block : graph.blocks()) {

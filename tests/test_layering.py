@@ -15,6 +15,8 @@ LAYERS = [
     "exit_handlers",
     "headroom",
     "relocation",
+    "file_content",
+    "object_validation",
     "object_file",
     "archive",
     "shared_library",

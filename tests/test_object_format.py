@@ -255,3 +255,20 @@ def test_shared_library_and_executable(
     subprocess.run(["gcc", main, "-no-pie", "-o", fixed], check=True)
     with refusal.of(tol.ObjectFormatError, f"{fixed}: is an executable"):
         refusal.dylib.load(fixed)
+
+
+@pytest.mark.parametrize("name", ["$__GOT", "$__STUBS", "$ifunc", "$eh_frame", "$tls"])
+def test_section_with_a_name_of_the_linkers_own(
+    refusal: Refusal, compile: Compiler, name: str
+) -> None:
+    source = f"""
+    __attribute__((section("{name}"))) long variable = 5;
+    extern long other;
+    long* get(int which) {{ return which ? &variable : &other; }}
+    long other = 6;
+    """
+    path = compile(source)
+    with refusal.of(tol.LinkError, path) as caught:
+        refusal.dylib.load(path)
+    assert f"section {name} " in str(caught.value)
+    assert "--rename-section" in str(caught.value)
