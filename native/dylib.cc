@@ -240,6 +240,7 @@ void Dylib::UnloadNow() {
     loads_.clear();
     symbols_.clear();
     thread_local_modules_.clear();
+    wide_values_.clear();
     link_order.swap(link_order_);
     libraries.swap(libraries_);
   }

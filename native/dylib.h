@@ -93,12 +93,14 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   std::string ClosedMessage() const;
 
  private:
+  // In eight bytes, as there are dozens for each load: addresses of a process have 56 bits at most.
   struct Symbol {
-    llvm::orc::ExecutorAddr address;
-    bool weak;
-    bool exported;
-    bool initializing;     // seen only by the thread whose turn it is
-    bool is_thread_local;  // the address is an offset; see thread_local_modules_
+    uint64_t place : 56;  // the address
+    uint64_t weak : 1;
+    uint64_t exported : 1;
+    uint64_t initializing : 1;     // seen only by the thread whose turn it is
+    uint64_t is_thread_local : 1;  // the place is an offset; see thread_local_modules_
+    uint64_t is_wide : 1;          // a number that is no address; see wide_values_
   };
   struct Library {
     std::shared_ptr<SharedLibrary> library;
@@ -106,7 +108,9 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   };
   // A symbol, where it was found.
   struct Found {
-    Symbol symbol;
+    llvm::orc::ExecutorAddr value;  // of a thread-local variable its offset
+    bool weak;
+    bool is_thread_local;
     const Dylib* dylib;            // one of the two
     const SharedLibrary* library;  // of whose symbols it is not known which are thread-local
   };
@@ -149,8 +153,11 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   std::vector<Definition> BindDefinitions(LoadGraph& load) const;
   void BindReferences(LoadGraph& load, std::vector<uint32_t>& support) const;
   void Bind(LoadGraph& load, const Reference& reference, const Found& found) const;
-  std::optional<Symbol> FindExported(const llvm::orc::SymbolStringPtr& name) const;
-  TlsVariable ThreadLocal(const llvm::orc::SymbolStringPtr& name, const Symbol& symbol) const;
+  // Among all symbols of the dylib's own. For use by the thread that has the turn.
+  std::optional<Found> FindOwn(const llvm::orc::SymbolStringPtr& name) const;
+  std::optional<Found> FindExported(const llvm::orc::SymbolStringPtr& name) const;
+  Found FoundHere(const llvm::orc::SymbolStringPtr& name, const Symbol& symbol) const;
+  TlsVariable ThreadLocal(const llvm::orc::SymbolStringPtr& name, const Found& found) const;
   // What the dylib offers to those that link to it: its own symbols, then those of its libraries.
   std::optional<Found> FindOffered(const llvm::orc::SymbolStringPtr& name) const;
   static std::optional<Found> FindIn(const std::vector<std::shared_ptr<SharedLibrary>>& libraries,
@@ -164,6 +171,8 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   void AddLibraries(const std::vector<std::shared_ptr<SharedLibrary>>& libraries);
   void RemoveLibraries(const std::vector<std::shared_ptr<SharedLibrary>>& libraries);
   void PublishLibraries(const std::vector<std::shared_ptr<SharedLibrary>>& libraries);
+  void AddSymbol(const llvm::orc::SymbolStringPtr& name, const Definition& definition,
+                 uint64_t value);
   void Initialize(const LoadGraph& load, const Image& image) const;
   void ThrowIfClosed() const;
   [[noreturn]] void ThrowCircle(const char* what) const;
@@ -199,6 +208,7 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   llvm::SmallDenseMap<llvm::orc::SymbolStringPtr, Symbol, 4> symbols_;
   llvm::DenseMap<llvm::orc::SymbolStringPtr, std::shared_ptr<const TlsModule>>
       thread_local_modules_;
+  llvm::DenseMap<llvm::orc::SymbolStringPtr, uint64_t> wide_values_;
   std::list<Loaded> loads_;
 };
 

@@ -84,12 +84,11 @@ void Dylib::LoadObjects(Inputs inputs, const std::function<void()>& on_initializ
     {
       std::lock_guard<Mutex> lock(mutex_);
       for (size_t i = 0; i < names.size(); ++i) {
-        symbols_[names[i]] = {image.defined[i], definitions[i].weak, definitions[i].exported, true,
-                              definitions[i].is_thread_local};
+        AddSymbol(names[i], definitions[i], image.defined[i].getValue());
         if (definitions[i].is_thread_local) thread_local_modules_[names[i]] = image.tls_module;
       }
     }
-    image.defined = {};
+    image.defined = std::vector<llvm::orc::ExecutorAddr>();
     headroom.reset();
     if (image.dso_handle) image.dso_handle->owner = this;
     CodeMap::OfProcess().Add(image.code, this);
@@ -101,6 +100,7 @@ void Dylib::LoadObjects(Inputs inputs, const std::function<void()>& on_initializ
       for (const SymbolStringPtr& name : names) {
         symbols_.erase(name);
         thread_local_modules_.erase(name);
+        wide_values_.erase(name);
       }
     }
     // Destructors of what was constructed, and handlers that would dangle.
@@ -118,6 +118,18 @@ void Dylib::LoadObjects(Inputs inputs, const std::function<void()>& on_initializ
   std::lock_guard<Mutex> lock(mutex_);
   for (const SymbolStringPtr& name : names) symbols_[name].initializing = false;
   loads_.splice(loads_.end(), loaded);
+}
+
+void Dylib::AddSymbol(const SymbolStringPtr& name, const Definition& definition, uint64_t value) {
+  Symbol symbol = {};
+  symbol.place = value;
+  symbol.weak = definition.weak;
+  symbol.exported = definition.exported;
+  symbol.initializing = true;
+  symbol.is_thread_local = definition.is_thread_local;
+  symbol.is_wide = symbol.place != value;
+  if (symbol.is_wide) wide_values_[name] = value;
+  symbols_[name] = symbol;
 }
 
 std::unique_ptr<LoadGraph> Dylib::MakeGraph(std::vector<ObjectFile>& objects, size_t own) const {

@@ -46,26 +46,26 @@ std::vector<Definition> Dylib::BindDefinitions(LoadGraph& load) const {
   std::map<std::string, std::string> duplicates;  // symbol -> message
   for (const Definition& definition : load.Definitions()) {
     const SymbolStringPtr& name = definition.symbol->getName();
-    auto known = symbols_.find(name);
-    if (known == symbols_.end()) {
+    std::optional<Found> known = FindOwn(name);
+    if (!known) {
       definitions.push_back(definition);
-    } else if (definition.weak && definition.is_thread_local != known->second.is_thread_local) {
+    } else if (definition.weak && definition.is_thread_local != known->is_thread_local) {
       throw LinkError(load.name() + ": " + Demangled(std::string(*name)) +
                       " is thread-local in one object of dylib '" + name_ +
                       "' and not in another: compile both from the same declaration");
     } else if (definition.weak && definition.is_thread_local) {
-      load.Override(definition, ThreadLocal(name, known->second));
+      load.Override(definition, ThreadLocal(name, *known));
     } else if (definition.weak) {
-      load.Override(definition, known->second.address);
+      load.Override(definition, known->value);
     } else {
       std::string symbol(*name);
       duplicates[symbol] =
           load.name() + ": duplicate symbol " + Demangled(symbol) + ": dylib '" + name_ +
           "' already " +
-          (known->second.weak ? "uses a weak definition of it; load the two objects together, "
-                                "where the strong one is chosen"
-                              : "defines it; load this object into another dylib, or make the "
-                                "symbol static or weak");
+          (known->weak ? "uses a weak definition of it; load the two objects together, "
+                         "where the strong one is chosen"
+                       : "defines it; load this object into another dylib, or make the "
+                         "symbol static or weak");
     }
   }
   if (!duplicates.empty()) ThrowDuplicates(duplicates);
@@ -79,21 +79,21 @@ void Dylib::Bind(LoadGraph& load, const Reference& reference, const Found& found
       // The address is that of this thread's variable; the dynamic linker knows the others.
       load.Bind(reference, TlsVariable{nullptr, std::string(*name), 0, found.library->path()});
     } else {
-      load.Bind(reference, found.symbol.address);
+      load.Bind(reference, found.value);
     }
     return;
   }
-  if (found.symbol.is_thread_local != reference.is_thread_local) {
+  if (found.is_thread_local != reference.is_thread_local) {
     throw LinkError(load.object_name(reference.used_by) + ": uses " +
                     Demangled(std::string(*name)) + " as a variable that is " +
                     (reference.is_thread_local ? "" : "not ") + "thread-local, but in dylib '" +
                     found.dylib->name_ + "' it is" + (reference.is_thread_local ? " not" : "") +
                     ": compile both from the same declaration");
   }
-  if (found.symbol.is_thread_local) {
-    load.Bind(reference, found.dylib->ThreadLocal(name, found.symbol));
+  if (found.is_thread_local) {
+    load.Bind(reference, found.dylib->ThreadLocal(name, found));
   } else {
-    load.Bind(reference, found.symbol.address);
+    load.Bind(reference, found.value);
   }
 }
 
@@ -107,9 +107,7 @@ void Dylib::BindReferences(LoadGraph& load, std::vector<uint32_t>& support) cons
       load.DefineDsoHandle(reference);
       continue;
     }
-    std::optional<Found> found;
-    auto own = symbols_.find(name);
-    if (own != symbols_.end()) found = Found{own->second, this, nullptr};
+    std::optional<Found> found = FindOwn(name);
     if (!found && IsSupportSymbol(*name) && !reference.weak && AddSupport(*name, support)) {
       continue;
     }
@@ -162,17 +160,28 @@ void Dylib::BindReferences(LoadGraph& load, std::vector<uint32_t>& support) cons
   throw UndefinedSymbolError(message, std::move(missing));
 }
 
-std::optional<Dylib::Symbol> Dylib::FindExported(const SymbolStringPtr& name) const {
+Dylib::Found Dylib::FoundHere(const SymbolStringPtr& name, const Symbol& symbol) const {
+  uint64_t value = symbol.is_wide ? wide_values_.lookup(name) : uint64_t{symbol.place};
+  return {ExecutorAddr(value), symbol.weak != 0, symbol.is_thread_local != 0, this, nullptr};
+}
+
+std::optional<Dylib::Found> Dylib::FindOwn(const SymbolStringPtr& name) const {
+  auto found = symbols_.find(name);
+  if (found == symbols_.end()) return std::nullopt;
+  return FoundHere(name, found->second);
+}
+
+std::optional<Dylib::Found> Dylib::FindExported(const SymbolStringPtr& name) const {
   std::lock_guard<Mutex> lock(mutex_);
   auto found = symbols_.find(name);
   if (found == symbols_.end() || !found->second.exported) return std::nullopt;
   if (found->second.initializing && !turns_.IsMine()) return std::nullopt;
-  return found->second;
+  return FoundHere(name, found->second);
 }
 
-TlsVariable Dylib::ThreadLocal(const SymbolStringPtr& name, const Symbol& symbol) const {
+TlsVariable Dylib::ThreadLocal(const SymbolStringPtr& name, const Found& found) const {
   std::lock_guard<Mutex> lock(mutex_);
-  return {thread_local_modules_.lookup(name), "", symbol.address.getValue(), ""};
+  return {thread_local_modules_.lookup(name), "", found.value.getValue(), ""};
 }
 
 std::optional<Dylib::Found> Dylib::FindIn(
@@ -182,15 +191,14 @@ std::optional<Dylib::Found> Dylib::FindIn(
   std::string symbol(*name);
   for (const auto& library : libraries) {
     if (auto address = (*library.*find)(symbol)) {
-      return Found{
-          {ExecutorAddr::fromPtr(*address), false, true, false, false}, nullptr, library.get()};
+      return Found{ExecutorAddr::fromPtr(*address), false, false, nullptr, library.get()};
     }
   }
   return std::nullopt;
 }
 
 std::optional<Dylib::Found> Dylib::FindOffered(const SymbolStringPtr& name) const {
-  if (std::optional<Symbol> symbol = FindExported(name)) return Found{*symbol, this, nullptr};
+  if (std::optional<Found> found = FindExported(name)) return found;
   return FindIn(Libraries(), name, &SharedLibrary::Find);
 }
 
@@ -216,8 +224,8 @@ std::optional<Dylib::Found> Dylib::SearchOrder::FindInDependencies(
 
 // The address of the calling thread's variable where the symbol is thread-local.
 void* Dylib::AddressOf(const SymbolStringPtr& name, const Found& found) {
-  if (!found.symbol.is_thread_local) return found.symbol.address.toPtr<void*>();
-  TlsVariable variable = found.dylib->ThreadLocal(name, found.symbol);
+  if (!found.is_thread_local) return found.value.toPtr<void*>();
+  TlsVariable variable = found.dylib->ThreadLocal(name, found);
   return variable.module->Address(variable.offset);
 }
 
@@ -277,15 +285,14 @@ void* Dylib::GetFunction(const std::string& name) const {
 
 void* Dylib::FindSymbol(const std::string& symbol) const {
   SymbolStringPtr name = Intern(symbol);
-  std::optional<Symbol> found = FindExported(name);
-  return found ? AddressOf(name, {*found, this, nullptr}) : nullptr;
+  std::optional<Found> found = FindExported(name);
+  return found ? AddressOf(name, *found) : nullptr;
 }
 
 void* Dylib::Lookup(const std::string& symbol) const {
   ThrowIfClosed();
   SymbolStringPtr name = Intern(symbol);
-  std::optional<Found> found;
-  if (std::optional<Symbol> own = FindExported(name)) found = Found{*own, this, nullptr};
+  std::optional<Found> found = FindExported(name);
   SearchOrder search = Search();
   if (!found) found = search.Find(name);
   if (!found) found = search.FindInDependencies(name);

@@ -152,6 +152,7 @@ llvm::Error PackEHFrame(LinkGraph& graph) {
 }
 
 void Image::Collect(LinkGraph& graph, const std::vector<Definition>& definitions) {
+  defined.reserve(definitions.size());
   for (const Definition& definition : definitions) {
     defined.push_back(definition.symbol->getAddress());
   }

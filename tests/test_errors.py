@@ -136,6 +136,9 @@ def test_absolute_symbols_link(session: tol.Session, compile: Compiler) -> None:
     )
     dylib = session.load([absolute, user])
     assert dylib["address"]() == 0x123456789ABCDEF0 == compile.dlopen(absolute, user).address()
+    other = session.create_dylib(link_order=[dylib])
+    other.load(user)
+    assert other["address"]() == 0x123456789ABCDEF0
     assert dylib.lookup("far_away") == 0x123456789ABCDEF0
 
 
