@@ -326,6 +326,7 @@ Image Platform::Link(LoadGraph& load, const std::vector<Definition>& definitions
   llvm::Error error = all_loads_.define(std::make_unique<LoadMaterializationUnit>(memory_, request),
                                         request.image.tracker);
   if (!error) {
+    // Waits for the link: of several threads in here, one may take over another one's.
     auto symbol =
         session_.lookup({{&all_loads_, orc::JITDylibLookupFlags::MatchAllSymbols}}, request.anchor);
     // Why a link failed was told to the request; this only says that it did.

@@ -9,7 +9,7 @@
 // every symbol costs most of a load, and in LLVM 22 grows faster than their number:
 // llvm/llvm-project#179611. A JITDylib with symbols in it takes some 9 kB of tables.)
 //
-// Concurrency: every method may be called from any thread. Links run on the thread that asks.
+// Concurrency: every method may be called from any thread. Links run on a thread that asks for one.
 // This is the only file that knows operating systems and LLVM versions apart.
 #ifndef OBJECT_LOADER_PLATFORM_H_
 #define OBJECT_LOADER_PLATFORM_H_
