@@ -71,11 +71,16 @@ class Row:
             else:
                 self.samples[name] = []
 
-    def run_round(self) -> None:
+    def run_round(self) -> dict[str, float]:
         """Take one sample of each competitor, in a random order, with the garbage collector off.
 
         A competitor that fails is recorded with its error and dropped; the subject's error is
         raised.
+
+        Returns
+        -------
+        dict
+            The samples taken, by competitor.
         """
         names = list(self.samples)
         self.order.shuffle(names)
@@ -98,6 +103,7 @@ class Row:
                 gc.enable()
         for name, sample in taken.items():
             self.samples[name].append(sample)
+        return taken
 
     def warm_up(self) -> None:
         """Run one round and forget its samples."""
