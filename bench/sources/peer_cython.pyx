@@ -58,12 +58,21 @@ def nothing_kept(a):
 
 
 def first_char(str a):
-    return <int64_t>a[0]
+    cdef int64_t first = a[0]
+    with nogil:
+        pass
+    return first
 
 
 def first_byte(bytes a):
-    return <int64_t>(<const unsigned char*>a)[0]
+    cdef const unsigned char* start = a
+    cdef int64_t first
+    with nogil:
+        first = start[0]
+    return first
 
 
 def array(double[::1] a):
+    with nogil:
+        pass
     return a.ndim

@@ -22,6 +22,10 @@ NB_MODULE(peer_nanobind, m) {
   m.def("nothing", [](void*) {}, nb::arg().none(), Unlocked());
   m.def("nothing_kept", [](void*) {}, nb::arg().none());
   m.def("first_char", [](const std::string& a) { return static_cast<int64_t>(a[0]); }, Unlocked());
-  m.def("first_byte", [](nb::bytes a) { return static_cast<int64_t>(a.c_str()[0]); });
+  m.def("first_byte", [](nb::bytes a) {
+    const char* start = a.c_str();
+    nb::gil_scoped_release unlocked;
+    return static_cast<int64_t>(start[0]);
+  });
   m.def("array", [](const nb::ndarray<>& a) { return a.ndim(); }, Unlocked());
 }
