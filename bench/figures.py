@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bench.peers import OURS
@@ -37,11 +38,11 @@ def plain(value: float, unit: str) -> str:
 
 
 def figure(spread: Mapping[str, float], unit: str) -> str:
-    """Write a median with its quartiles, in one unit."""
+    """Write a median with its quartiles, in one unit; a single sample has none."""
     factor, name = scale_of(spread["median"], unit)
     median, low, high = (number(spread[key] / factor) for key in ("median", "q1", "q3"))
     text = f"{median} {name}".rstrip()
-    return text if low == high else f"{text} [{low} to {high}]"
+    return text if spread["n"] == 1 else f"{text} [{low} to {high}]"
 
 
 def ratio(spread: Mapping[str, float]) -> str:
@@ -49,8 +50,30 @@ def ratio(spread: Mapping[str, float]) -> str:
     return figure(spread, "")
 
 
-def verdict(target: Target, rows: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
-    """Judge a target.
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a target.
+
+    Parameters
+    ----------
+    word
+        ``"reached"``, ``"not reached"`` or ``"not measured"``.
+    why
+        What bounds it, what is missing, and whether the spread leaves it open; may be empty.
+    value
+        The worst ratio, and the row that it is from.
+    """
+
+    word: str
+    why: str = ""
+    value: str = "-"
+
+    def __str__(self) -> str:
+        return f"{self.word}: {self.why}" if self.why else self.word
+
+
+def verdict(target: Target, rows: Mapping[str, Mapping[str, Any]]) -> Verdict:
+    """Judge a target by the median ratio of its worst row.
 
     Parameters
     ----------
@@ -58,26 +81,42 @@ def verdict(target: Target, rows: Mapping[str, Mapping[str, Any]]) -> tuple[str,
         The target.
     rows
         Row key -> record.
-
-    Returns
-    -------
-    tuple of str
-        ``"reached"``, ``"not reached"`` or ``"not measured"`` with the reason; and the worst ratio.
     """
+    missing = {key: unmeasured(target, key, rows) for key in target.rows}
+    missing = {key: reason for key, reason in missing.items() if reason}
     found = judged(target, rows)
     if found is None:
-        reasons = {
-            f"{name}: {reason}"
-            for key in target.rows
-            for name, reason in rows.get(key, {}).get("absent", {}).items()
-            if name in (target.against, rows[key]["subject"])
-        }
-        return f"not measured ({'; '.join(sorted(reasons)) or 'not run'})", "-"
+        return Verdict("not measured", "; ".join(dict.fromkeys(missing.values())))
     key, spread = found
-    unmeasured = [row for row in target.rows if row in rows and not rows[row]["ratios"]]
-    subject = rows[key]["subject"]
-    where = f" ({key})" if len(target.rows) > 1 else "" if subject == OURS else f" ({subject})"
-    reached = "reached" if spread["median"] <= target.reach else "not reached"
-    if unmeasured:
-        reached += f" (without {', '.join(unmeasured)})"
-    return reached, ratio(spread) + where
+    notes = [rows[key]["subject"]] if rows[key]["subject"] != OURS else []
+    if len(target.rows) > 1:
+        judges = len(target.rows) - len(missing)
+        notes = [f"{key}, the worst of {judges}" if judges > 1 else key]
+    value = ratio(spread) + (f" ({', '.join(notes)})" if notes else "")
+    count = rows[key].get("count", target.count)
+    if count < target.count:
+        return Verdict("not measured", f"only {count:,} of {target.count:,} loads", value)
+    reached = spread["median"] <= target.reach
+    why = [] if reached or not target.bound else [target.bound]
+    if spread["q1"] <= target.reach < spread["q3"]:
+        why.append(f"{target.reach:g} lies within the quartiles")
+    for reason in dict.fromkeys(missing.values()):
+        without = ", ".join(row for row in missing if missing[row] == reason)
+        why.append(f"without {without} ({reason})")
+    return Verdict("reached" if reached else "not reached", "; ".join(why), value)
+
+
+def unmeasured(target: Target, key: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return why a row has no ratio that judges a target, or an empty string if it has one."""
+    if key not in rows:
+        return "not run"
+    row = rows[key]
+    if target.against in row["ratios"]:
+        return ""
+    absent = row["absent"]
+    names = [name for name in (row["subject"], target.against) if name in absent]
+    reasons = dict.fromkeys(absent[name].splitlines()[0] for name in names)
+    if len(reasons) == 1 and len(names) == 2:
+        return str(next(iter(reasons)))
+    stated = [f"{name}: {absent[name].splitlines()[0]}" for name in names]
+    return "; ".join(stated) or "no ratio"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import multiprocessing
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,6 +51,8 @@ def ask(what: str, *arguments: object, python: str = sys.executable) -> Any:
     start = "import sys; sys.modules['torch'] = None; from bench import probe; probe.main()"
     command = [python, "-c", start, what, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        raise RuntimeError(f"killed by {signal.Signals(-done.returncode).name}")
     if done.returncode:
         last = " | ".join(done.stderr.strip().splitlines()[-3:])
         raise RuntimeError(f"exit status {done.returncode}: {last}")
@@ -176,6 +180,35 @@ def threads(name: str, obj: str, count: str, workers: str) -> float:
         return taken / int(count)
 
 
+def processes(name: str, obj: str, count: str, workers: str) -> float:
+    """Return the seconds a load, of ``count`` loads divided among processes that share nothing."""
+    fork = multiprocessing.get_context("fork")  # Before any loader is opened, so nothing is shared.
+    gate, times = fork.Barrier(int(workers)), fork.SimpleQueue()
+    share = int(count) // int(workers)
+
+    def work() -> None:
+        opened = loader(name)
+        with tempfile.TemporaryDirectory() as folder:
+            paths = images(opened, obj, share + 1, folder)
+            kept = [opened.load(paths.pop())]
+            gc.disable()
+            gate.wait()
+            start = time.perf_counter()
+            for path in paths:
+                kept.append(opened.load(path))
+                kept[-1][-1](1, 2)
+            times.put(time.perf_counter() - start)
+
+    pool = [fork.Process(target=work) for _ in range(int(workers))]
+    for process in pool:
+        process.start()
+    for process in pool:
+        process.join()
+    if any(process.exitcode for process in pool):
+        raise RuntimeError(f"exit codes {[process.exitcode for process in pool]}")
+    return float(max(times.get() for _ in pool) / (share * int(workers)))
+
+
 def load_times(obj: str, count: str) -> list[float]:
     """Return the seconds of each of ``count`` loads of an object by this package."""
     opened = loader(peers.OURS)
@@ -191,14 +224,17 @@ def load_times(obj: str, count: str) -> list[float]:
 
 
 def llvm() -> str:
-    """Return the version of LLVM that this package is built on."""
-    return str(importlib.import_module("tvm_ffi_object_loader._native").llvm_version)
+    """Return the version of the LLVM that this package is built on, and how it is linked."""
+    version = importlib.import_module("tvm_ffi_object_loader._native").llvm_version
+    linked = "shared" if "/libLLVM" in Path("/proc/self/maps").read_text() else "static"
+    return f"{version}, {linked}"
 
 
 PROBES: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(import_time, memory, first_and_last, resident_loads, threads, load_times, llvm),
+        *(import_time, memory, first_and_last, resident_loads),
+        *(threads, processes, load_times, llvm),
     )
 }
 

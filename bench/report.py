@@ -70,11 +70,9 @@ def targets_table(rows: Rows) -> Table:
     """Return each target with its ratio and verdict."""
     lines = []
     for target in TARGETS:
-        result, value = verdict(target, rows)
-        shown = f"**{result}**" if result.startswith("reached") else result
-        if result.startswith("not reached") and target.bound:
-            shown += f": {target.bound}"
-        lines.append([target.title, target.against, f"≤{target.reach:g}", value, shown])
+        found = verdict(target, rows)
+        shown = f"**{found.word}**" + (f": {found.why}" if found.why else "")
+        lines.append([target.title, target.against, f"≤{target.reach:g}", found.value, shown])
     return ("", "against", "reach", "measured", "verdict"), lines
 
 

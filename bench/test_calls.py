@@ -30,9 +30,10 @@ def arguments(kind: str) -> tuple[Any, ...] | str:
     }
     if kind in plain:
         return plain[kind]
-    module = peers.imported("torch" if kind == "torch" else "numpy")
+    name = "torch" if kind == "torch" else "numpy"
+    module = peers.imported(name)
     if isinstance(module, str):
-        return module
+        return f"{name}: {module}"
     array = module.zeros(16, dtype=module.float64)
     return (tvm_ffi.from_dlpack(array) if kind == "tensor" else array,)
 

@@ -86,16 +86,20 @@ def test_llvm_versions(measure: Measure, request: pytest.FixtureRequest) -> None
     obj = objects.sections_object(3200)
     if not other or isinstance(peers.imported("tvm_ffi_object_loader"), str):
         reason = "no --other-python given" if not other else "not installed"
-        absent: dict[str, Sampler | str] = {"LLVM 22": reason, "LLVM 23": reason}
+        absent: dict[str, Sampler | str] = dict.fromkeys(("LLVM 22", "LLVM 23"), reason)
         measure("llvm/sections", absent, rounds=1, subject="LLVM 22")
         return
 
     def median(python: str) -> Callable[[], float]:
         return lambda: sorted(probe.ask("load_times", obj, 9, python=python))[4]
 
-    builds = {f"LLVM {probe.ask('llvm').partition('.')[0]}": median(sys.executable)}
-    builds[f"LLVM {probe.ask('llvm', python=other).partition('.')[0]}"] = median(other)
-    measure("llvm/sections", builds, rounds=15, subject="LLVM 22", warm_up=False)
+    builds, notes = {}, {}
+    for python in (sys.executable, other):
+        version = probe.ask("llvm", python=python)
+        name = f"LLVM {version.partition('.')[0]}"
+        builds[name], notes[name] = median(python), version
+    extra = {"subject": "LLVM 22", "notes": notes}
+    measure("llvm/sections", builds, rounds=15, warm_up=False, **extra)
 
 
 @pytest.mark.parametrize("size", SIZES)

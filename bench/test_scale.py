@@ -100,7 +100,10 @@ def test_wheel_size(measure: Measure, request: pytest.FixtureRequest) -> None:
         weight = float(Path(wheel).stat().st_size)
         competitors[peers.OURS] = lambda: weight
     competitors[PEER_WHEEL] = lambda: PEER_WHEEL_BYTES
-    measure("size/wheel", competitors, rounds=1, quick_rounds=1, warm_up=False, unit="B")
+    estimate = "installed files, compressed again"
+    notes = {peers.OURS: "the wheel itself" if wheel else estimate, peers.PEER: estimate}
+    extra = {"unit": "B", "notes": notes}
+    measure("size/wheel", competitors, rounds=1, quick_rounds=1, warm_up=False, **extra)
 
 
 def test_extension_size(measure: Measure) -> None:
@@ -112,7 +115,7 @@ def test_extension_size(measure: Measure) -> None:
 
 
 def test_two_threads(measure: Measure, quick: bool) -> None:
-    """Load 1,000 C++ objects with one thread and with two."""
+    """Load 1,000 C++ objects with one thread and with two, and in two processes."""
     count = 200 if quick else 1000
     obj = objects.cpp_object()
     competitors: dict[str, Sampler | str] = {}
@@ -124,7 +127,11 @@ def test_two_threads(measure: Measure, quick: bool) -> None:
             competitors[f"{name}, {title}"] = in_process_of_its_own(
                 name, "threads", name, obj, count, workers
             )
-    measure("threads/cpp", competitors, rounds=7, subject="2 threads", warm_up=False)
+    competitors["2 processes"] = in_process_of_its_own(
+        peers.OURS, "processes", peers.OURS, obj, count, 2
+    )
+    extra = {"count": count}
+    measure("threads/cpp", competitors, rounds=7, subject="2 threads", warm_up=False, **extra)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
@@ -142,13 +149,15 @@ def test_threads(measure: Measure, quick: bool, workers: int) -> None:
 @pytest.mark.parametrize("count", [1, 10, 100, 1000, 10_000])
 def test_resident_objects(measure: Measure, long_run: bool, count: int) -> None:
     """Load a growing number of C objects that all stay."""
+    extra = {"curve": "objects", "x": count}
     if count > 1000 and not long_run:
-        pytest.skip("10,000 resident objects: with --long")
+        later: dict[str, Sampler | str] = dict.fromkeys(RIVALS, "not run: --long does")
+        measure(f"growth/objects/{count}", later, rounds=1, warm_up=False, **extra)
+        return
     obj = objects.c_object()
     competitors = {
         name: in_process_of_its_own(name, "resident_loads", name, obj, count) for name in RIVALS
     }
-    extra = {"curve": "objects", "x": count}
     rounds = 9 if count <= 1000 else 5
     measure(f"growth/objects/{count}", competitors, rounds=rounds, warm_up=False, **extra)
 
@@ -172,4 +181,5 @@ def test_load_after_many(measure: Measure, long_run: bool, quick: bool) -> None:
         return waiting[index].pop()
 
     samples: dict[str, Sampler | str] = {"first 1,000": lambda: part(0), last: lambda: part(1)}
-    measure("long/cpp", samples, rounds=5, quick_rounds=1, subject=last, warm_up=False)
+    extra = {"quick_rounds": 1, "subject": last, "count": count}
+    measure("long/cpp", samples, rounds=5, warm_up=False, **extra)
