@@ -30,12 +30,13 @@ def quantile(values: Sequence[float], fraction: float) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return median, quartiles and minimum of the values, and their number."""
+    """Return median, quartiles and extremes of the values, and their number."""
     return {
         "median": quantile(values, 0.5),
         "q1": quantile(values, 0.25),
         "q3": quantile(values, 0.75),
         "min": min(values),
+        "max": max(values),
         "n": len(values),
     }
 

@@ -123,6 +123,12 @@ def cpp_object() -> Path:
     return build((SOURCES / "add.cc").read_text(), ".cc", command, "add_cpp.o")
 
 
+def instrument() -> Path:
+    """Return the library that tells callgrind when to count."""
+    command = [CC, "-shared", "-O2", "-fPIC"]
+    return build((SOURCES / "instrument.c").read_text(), ".c", command, "instrument.so")
+
+
 def symbols_object(count: int, *flags: str) -> Path:
     """Return a C object with ``add`` and ``count`` more global functions."""
     more = "".join(f"int f{index}(int x) {{ return x + {index}; }}\n" for index in range(count))
