@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shutil import which
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from bench.interleave import Measure, Row, Sampler
 from bench.targets import TARGETS, judged
 
 PROGRESS = pytest.StashKey["Progress"]()
+LOAD = pytest.StashKey[float]()
 RECORDS = pytest.StashKey[dict[str, dict[str, Any]]]()
 
 
@@ -108,6 +110,7 @@ class Progress:
 def pytest_configure(config: pytest.Config) -> None:
     """Install the peers if that is asked for."""
     config.stash[RECORDS] = {}
+    config.stash[LOAD] = os.getloadavg()[0]
     # The summary below has this package's figures, too, beside the competitors'.
     if not config.getoption("benchmark_compare"):
         config.option.benchmark_quiet = True
@@ -187,8 +190,24 @@ def pytest_benchmark_update_machine_info(
             "libc": " ".join(platform.libc_ver()),
         },
         "cores": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "load": config.stash[LOAD],
+        "installed": matches_the_source(package),
         "options": [name for name in ("quick", "long") if config.getoption(f"--{name}")],
     }
+
+
+def matches_the_source(package: ModuleType | str) -> bool:
+    """Return whether the installed package's Python files are the working tree's."""
+    source = Path(__file__).parents[1] / "python" / peers.MODULES[peers.OURS]
+    if isinstance(package, str) or package.__file__ is None:
+        return False
+    installed = Path(package.__file__).parent
+    return all(
+        (installed / path.name).is_file()
+        and (installed / path.name).read_bytes() == path.read_bytes()
+        for path in source.glob("*.py")
+    )
 
 
 @pytest.fixture

@@ -45,6 +45,12 @@ def figure(spread: Mapping[str, float], unit: str) -> str:
     return text if spread["n"] == 1 else f"{text} [{low} to {high}]"
 
 
+def count(spread: Mapping[str, float]) -> str:
+    """Write a number of instructions with its smallest and largest."""
+    median, low, high = (f"{spread[key]:,.0f}" for key in ("median", "min", "max"))
+    return f"{median} [{low} to {high}]" if spread["n"] > 1 else median
+
+
 def ratio(spread: Mapping[str, float]) -> str:
     """Write a ratio with its quartiles."""
     return figure(spread, "")
@@ -99,7 +105,7 @@ def verdict(target: Target, rows: Mapping[str, Mapping[str, Any]]) -> Verdict:
     reached = spread["median"] <= target.reach
     why = [] if reached or not target.bound else [target.bound]
     if spread["q1"] <= target.reach < spread["q3"]:
-        why.append(f"{target.reach:g} lies within the quartiles")
+        why.append(f"close, {target.reach:g} lies within the quartiles")
     for reason in dict.fromkeys(missing.values()):
         without = ", ".join(row for row in missing if missing[row] == reason)
         why.append(f"without {without} ({reason})")

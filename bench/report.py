@@ -1,42 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn the benchmarks' JSON into a report: Markdown, and one HTML page that needs no other file.
+"""Turn the benchmarks' JSON into a report: Markdown, one HTML page, and the JSON beside them.
 
-``python -m bench.report results.json [older.json] [--callgrind counts.json] [--output FOLDER]``
+``python -m bench.report results.json`` writes ``bench/report/``. The report that README quotes is
+made by these commands, in the repository's root, on a machine that does nothing else, with the
+package installed from the commit that is checked out::
+
+    apt-get install lld mold valgrind
+    pip install '.[bench]'       # on LLVM 23
+    python -m venv /tmp/llvm22   # the same package on the other LLVM
+    LLVM_DIR=/usr/lib/llvm-22/lib/cmake/llvm /tmp/llvm22/bin/pip install . numpy
+    pip wheel . --no-deps -w /tmp/wheel
+    python -m pytest bench --install-peers --long --other-python /tmp/llvm22/bin/python \
+        --wheel /tmp/wheel/*.whl --benchmark-json results.json
+    python -m bench.callgrind --json counts.json
+    python -m bench.report results.json --callgrind counts.json --readme README.md
+
+``python -m bench.report bench/report/results.json`` writes the same report anew.
+``python -m bench.report newer.json older.json --output /tmp/compared`` compares two commits.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
+import re
 from pathlib import Path
 from typing import Any
 
-from bench.figures import figure, number, ratio, verdict
+from bench import page
 from bench.peers import OURS
-from bench.targets import CALLGRIND, TARGETS
+from bench.tables import (
+    Rows,
+    Table,
+    callgrind_table,
+    comparison_table,
+    differences,
+    machine_facts,
+    machine_table,
+    rows_table,
+    targets_table,
+)
 
-Rows = dict[str, dict[str, Any]]
-Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 METHOD = (
     "The competitors of a row take turns: each round takes one sample of every one of them, in a "
     "random order, with Python's garbage collector off. A figure is the median over the rounds, "
     "with the quartiles in brackets. A ratio is this package's sample divided by the other's of "
     "the same round, again as median and quartiles; below 1 this package is faster or smaller. "
-    "A sample of a call is the mean of about 1 ms of calls, loop included; a sample of a load is "
-    "the mean of up to 20 loads, each looked up and called once, unloading not timed. Imports, "
-    "memory, threads and modules that pile up are measured in a fresh process a sample."
+    "A target is judged by the median ratio of its worst row, which is named; a row whose "
+    "competitor is missing is named, too. A competitor that could not be measured is listed with "
+    "the reason, in the place of its figure."
 )
 COMPARED = "Two commits compared"
 SECTIONS = (
-    ("Calls", ("call/",)),
-    ("Loads", ("load/", "llvm/")),
-    ("Against a linker", ("link/",)),
-    ("Sessions, imports, memory, sizes", ("session/", "import/", "memory/", "size/")),
-    ("Threads and many modules", ("threads/", "long/")),
-    ("Growth curves", ("growth/",)),
+    (
+        "Calls",
+        ("call/",),
+        "A sample is the mean of about 1 ms of calls, of a function that does next to nothing. The "
+        "loop around the calls is part of every figure, which moves ratios towards 1: "
+        "operator.add, measured in the same way, is the least that a call of two arguments takes. "
+        "ctypes, cffi, nanobind and Cython call functions of the same signature without TVM-FFI's "
+        "conventions; they give up the GIL where the others do.",
+    ),
+    (
+        "Loads",
+        ("load/", "llvm/"),
+        "A sample is the mean of up to 20 loads, each looked up and called once; unloading is not "
+        "timed. dlopen, ctypes and cffi open a shared library that was linked before. The rows "
+        "llvm/ compare this package built on two LLVMs, in a process of its own each; where one is "
+        "linked statically and the other is not, the figures are of both differences.",
+    ),
+    (
+        "Against a linker",
+        ("link/",),
+        "What it takes from an object to the first call: this package loads it, the others link a "
+        "shared library, dlopen it and look up. Linkers run once a sample.",
+    ),
+    (
+        "Sessions, imports, memory, sizes",
+        ("session/", "import/", "memory/", "size/"),
+        "Imports are timed beyond import tvm_ffi, and memory is what each of 1,000 resident "
+        "modules adds to the process, after a first 100, both in a fresh process a sample. Sizes "
+        "are files' sizes: one sample, no spread.",
+    ),
+    (
+        "Threads and many modules",
+        ("threads/", "long/"),
+        "Wall time divided by the number of loads, in a fresh process a sample. The two processes "
+        "share nothing but the machine: what they gain is the most that threads could.",
+    ),
+    (
+        "Growth curves",
+        ("growth/",),
+        "size/ is bytes of constant data, symbols/ global functions in one object, threads/ "
+        "threads that load C++ objects into one session, objects/ C objects that all stay loaded; "
+        "the last two in a fresh process a sample.",
+    ),
 )
 
 
@@ -66,122 +125,32 @@ def read(path: Path) -> tuple[dict[str, Any], Rows]:
     return document, rows
 
 
-def targets_table(rows: Rows) -> Table:
-    """Return each target with its ratio and verdict."""
-    lines = []
-    for target in TARGETS:
-        found = verdict(target, rows)
-        shown = f"**{found.word}**" + (f": {found.why}" if found.why else "")
-        lines.append([target.title, target.against, f"≤{target.reach:g}", found.value, shown])
-    return ("", "against", "reach", "measured", "verdict"), lines
-
-
-def rows_table(rows: Rows, prefixes: Sequence[str]) -> Table:
-    """Return every figure of the rows whose keys begin with one of the prefixes."""
-    lines = []
-    for key, row in rows.items():
-        if not key.startswith(tuple(prefixes)):
-            continue
-        first = key
-        for name, spread in row["competitors"].items():
-            over = row["ratios"].get(name)
-            shown = ratio(over) if over else ""
-            lines.append([first, name, figure(spread, row["unit"]), str(spread["n"]), shown])
-            first = ""
-        for name, reason in row["absent"].items():
-            lines.append([first, name, reason.splitlines()[0], "", ""])
-            first = ""
-    return ("row", "competitor", "median [quartiles]", "rounds", "ratio to it"), lines
-
-
-def machine_table(document: Mapping[str, Any]) -> Table:
-    """Return machine, versions, commit and options."""
-    machine, commit = document["machine_info"], document["commit_info"]
-    bench = machine["bench"]
-    clean = "" if not commit.get("dirty") else ", with uncommitted changes"
-    lines = [
-        ["commit", f"{commit.get('id') or 'none'}{clean}"],
-        ["measured", document["datetime"][:16].replace("T", " ") + " UTC"],
-        ["options", ", ".join(f"--{name}" for name in bench["options"]) or "none"],
-        ["processor", f"{machine['cpu'].get('brand_raw', '?')}, {bench['cores']} cores used"],
-        ["system", f"{machine['system']} {'.'.join(machine['release'].split('.')[:2])}"],
-        ["Python", f"{machine['python_implementation']} {machine['python_version']}"],
-        *([name, version] for name, version in bench["versions"].items()),
-    ]
-    return ("", ""), lines
-
-
-def callgrind_table(counts: Mapping[str, Mapping[str, float | str]]) -> Table:
-    """Return the instruction counts of ``bench.callgrind``."""
-    lines = []
-    for operation, by_name in counts.items():
-        other, _ = CALLGRIND[operation]
-        ours, theirs = by_name[OURS], by_name[other]
-        for name, value in by_name.items():
-            if not isinstance(value, (int, float)):
-                lines.append([operation, name, value, ""])
-                continue
-            # Fewer than a process's start varies by; they would be noise.
-            shown = f"{value:,.0f}" if value > 0 else "too few to tell"
-            over = ""
-            if (
-                name == other
-                and isinstance(ours, (int, float))
-                and isinstance(theirs, (int, float))
-            ):
-                over = number(ours / theirs)
-            lines.append([operation, name, shown, over])
-    return ("operation", "way", "instructions", "this package's ratio to it"), lines
-
-
-def comparison_table(rows: Rows, older: Rows) -> Table:
-    """Return this package's figures of two commits, bare and relative to what doesn't change.
-
-    The change in the ratio to a competitor is the one to trust where the machine differs.
-    """
-    lines = []
-    for key, row in rows.items():
-        now = row["competitors"].get(row["subject"])
-        then = older.get(key, {}).get("competitors", {}).get(row["subject"])
-        if not now or not then:
-            continue
-        apart = now["q1"] > then["q3"] or now["q3"] < then["q1"]
-        change = f"{now['median'] / then['median'] - 1:+.0%}" + (
-            "" if apart else " (in the spread)"
+def warnings(document: dict[str, Any]) -> list[str]:
+    """Say why the figures should not be cited, as far as the JSON tells."""
+    bench, found = document["machine_info"]["bench"], []
+    if "quick" in bench["options"]:
+        found.append("Short rounds (--quick): these figures are not for citing.")
+    if "long" not in bench["options"]:
+        found.append("Measured without --long: some rows are not run, or shorter.")
+    if document["commit_info"].get("dirty"):
+        found.append(
+            "Measured with uncommitted changes: the commit does not say what was measured."
         )
-        against = next((n for n in row["ratios"] if n in older[key]["ratios"]), None)
-        relative = ["", "", ""]
-        if against:
-            new, old = row["ratios"][against], older[key]["ratios"][against]
-            relative = [f"{ratio(old)} of {against}", ratio(new)]
-            relative.append(f"{new['median'] / old['median'] - 1:+.0%}")
-        figures = [figure(then, row["unit"]), figure(now, row["unit"]), change]
-        lines.append([key, *figures, *relative])
-    return ("row", "older", "newer", "change", "older ratio", "newer ratio", "change"), lines
+    if not bench["installed"]:
+        found.append("The installed package's Python files are not those of the commit.")
+    return found
 
 
 def markdown(table: Table) -> str:
     """Write a table as Markdown."""
     head, lines = table
     cells = [list(head), ["---"] * len(head), *([*line] for line in lines)]
-    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells)
-
-
-def page_table(table: Table) -> str:
-    """Write a table as HTML; ``**reached**`` becomes a marked cell."""
-    head, lines = table
-
-    def cell(text: str) -> str:
-        kind = "reached" if text.startswith("**") else "missed" if text[:5] == "not r" else ""
-        return f'<td class="{kind}">{html.escape(text.replace("**", ""))}</td>'
-
-    top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "\n".join(f"<tr>{''.join(map(cell, line))}</tr>" for line in lines)
-    return f"<table><tr>{top}</tr>\n{body}</table>"
+    escaped = ([re.sub(r"[|<]", r"\\\g<0>", cell) for cell in row] for row in cells)
+    return "\n".join("| " + " | ".join(row) + " |" for row in escaped)
 
 
 def plots(rows: Rows) -> dict[str, str]:
-    """Draw the plots: section title -> SVG images, as HTML."""
+    """Draw the plots: section title -> figures, as HTML."""
     try:
         from bench import plots as draw
     except ModuleNotFoundError as error:
@@ -198,87 +167,123 @@ def plots(rows: Rows) -> dict[str, str]:
         "load/sections": "C object, 3,200 function sections",
     }
     links = {"link/c": "C object", "link/cpp": "C++ object"}
-    images = {
-        "Calls": [draw.distributions(rows, calls), draw.call_summary(rows)],
-        "Loads": [draw.distributions(rows, loads), draw.curve(rows, "size")],
-        "Against a linker": [draw.distributions(rows, links)],
-        "Growth curves": [draw.curve(rows, name) for name in ("symbols", "objects", "threads")],
+    curves = {
+        name: page.plot(draw.curve(rows, name), draw.gaps(rows, name)) for name in draw.CURVES
     }
-    return {title: "\n".join(map(embedded, svgs)) for title, svgs in images.items()}
+    images = {
+        "Calls": [
+            page.plot(draw.distributions(rows, calls, "time a call"), draw.KEY),
+            page.plot(draw.call_summary(rows)),
+        ],
+        "Loads": [
+            page.plot(draw.distributions(rows, loads, "time a load"), draw.KEY),
+            curves.pop("size"),
+        ],
+        "Against a linker": [
+            page.plot(draw.distributions(rows, links, "from object to first call"), draw.KEY)
+        ],
+        "Growth curves": list(curves.values()),
+    }
+    return {title: "\n".join(figures) for title, figures in images.items()}
 
 
-def embedded(svg: str) -> str:
-    """Return an image element that carries the SVG."""
-    if not svg:
-        return ""
-    data = base64.b64encode(svg.encode()).decode()
-    return f'<img alt="plot" src="data:image/svg+xml;base64,{data}">'
+def put_into_readme(readme: Path, table: str) -> None:
+    """Replace the table in README's section "How fast".
 
-
-CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #0f172a; max-width: 62rem; margin: 2rem auto;
-       padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 0.87rem; width: 100%; }
-th, td { text-align: left; padding: 0.25rem 0.6rem; border-bottom: 1px solid #e2e8f0;
-         vertical-align: top; }
-th { background: #f1f5f9; white-space: nowrap; }
-td.reached { color: #15803d; font-weight: 600; }
-td.missed { color: #b91c1c; font-weight: 600; }
-img { max-width: 100%; display: block; margin: 1rem 0; }
-summary { cursor: pointer; font-weight: 600; margin: 0.5rem 0; }
-"""
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    text = readme.read_text()
+    found = re.search(r"\n## How fast\n(?:(?!\n## ).)*?\n\n((?:\|.*\n)+)", text, re.DOTALL)
+    if not found:
+        raise ValueError(f'{readme}: no table in a section "How fast"')
+    readme.write_text(text[: found.start(1)] + table + "\n" + text[found.end(1) :])
 
 
 def main() -> None:
     """Write the report."""
-    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("results", type=Path)
     parser.add_argument("older", type=Path, nargs="?", help="JSON of another commit to compare")
     parser.add_argument("--callgrind", type=Path, help="JSON of bench.callgrind")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "report")
+    parser.add_argument("--readme", type=Path, help="write the targets into this README, too")
     options = parser.parse_args()
     document, rows = read(options.results)
+    if options.callgrind:
+        document["callgrind"] = json.loads(options.callgrind.read_text())
 
-    intro = f"{OURS} against dlopen and its peers, measured side by side."
+    facts = machine_facts(document)
+    intro = (
+        f"{OURS} {facts[OURS]} against dlopen and its peers, measured side by side. "
+        f"Commit {facts['commit']}, {facts['measured']}, LLVM {facts['its LLVM']}, "
+        f"{facts['Python']}, {facts['processor']}."
+    )
     heading = "Benchmark report"
-    parts: list[tuple[str, str, Table | None]] = [("Targets", "", targets_table(rows))]
+    targets = targets_table(rows)
+    parts: list[tuple[str, str, Table | None]] = [("Targets", "", targets)]
     if options.older:
         then, older = read(options.older)
-        commits = f"{then['commit_info'].get('id')} and {document['commit_info'].get('id')}"
-        parts.append((COMPARED, commits, comparison_table(rows, older)))
+        same = "Machine, options and versions are the same."
+        apart = "; ".join(differences(document, then))
+        ids = [
+            f"{each['commit_info'].get('id')} ({each['datetime'][:10]})"
+            for each in (then, document)
+        ]
+        text = (
+            f"Older: {ids[0]}; newer: {ids[1]}. Bold: the quartiles don't overlap. "
+            f"{'These differ, too, so trust the ratios: ' + apart if apart else same}"
+        )
+        parts.insert(0, (COMPARED, text, comparison_table(rows, older)))
     parts.append(("Method", METHOD, None))
-    parts += [(title, "", rows_table(rows, prefixes)) for title, prefixes in SECTIONS]
-    if options.callgrind:
-        counts = json.loads(options.callgrind.read_text())
-        text = "Counted by valgrind's callgrind: (2N operations - N operations) / N."
-        parts.append(("Instructions", text, callgrind_table(counts)))
+    parts += [(title, text, rows_table(rows, prefixes)) for title, prefixes, text in SECTIONS]
+    if "callgrind" in document:
+        counted = document["callgrind"]
+        text = (
+            "Of one operation, counted by valgrind's callgrind in several processes, at commit "
+            f"{counted['commit_info'].get('id')}. The kernel's are not counted, and they are most "
+            "of what dlopen executes: loads are bounded against the peer."
+        )
+        parts.append(("Instructions", text, callgrind_table(counted["counts"])))
     parts.append(("Machine and versions", "", machine_table(document)))
+    parts = [part for part in parts if part[2] is None or part[2][1]]
 
-    options.output.mkdir(parents=True, exist_ok=True)
-    lines = ["<!-- SPDX-License-Identifier: Apache-2.0 -->", f"# {heading}", intro]
-    page = [f"<h1>{heading}</h1><p>{html.escape(intro)}</p>"]
+    noted = warnings(document)
+    lines = [
+        *("<!-- SPDX-License-Identifier: Apache-2.0 -->", f"# {heading}", intro),
+        *(f"> {warning}" for warning in noted),
+    ]
+    body = [f"<p>{html.escape(intro)}</p>"]
+    body += [f'<p class="warning">{html.escape(warning)}</p>' for warning in noted]
     images = plots(rows)
+    folded = {title for title, _, _ in SECTIONS}
     for title, text, table in parts:
-        if table is not None and not table[1]:
-            continue
         lines += [f"## {title}", text, markdown(table) if table else ""]
-        page.append(f"<h2>{title}</h2><p>{html.escape(text)}</p>{images.get(title, '')}")
-        if table:
-            folded = title == COMPARED or any(title == section for section, _ in SECTIONS)
-            inside = page_table(table)
-            shown = "" if images.get(title) else " open"
-            page.append(
-                f"<details{shown}><summary>All figures</summary>{inside}</details>"
-                if folded
-                else inside
+        body.append(
+            page.section(
+                *(title, text),
+                images=images.get(title, ""),
+                rows=page.table(table) if table else "",
+                folded=title in folded,
             )
-    written = "\n\n".join(line for line in lines if line)
-    (options.output / "report.md").write_text(written + "\n")
-    start = '<!doctype html><html lang="en"><meta charset="utf-8"><title>'
-    (options.output / "index.html").write_text(
-        f"{start}{heading}</title><style>{CSS}</style>\n" + "\n".join(page) + "</html>\n"
-    )
-    print(f"{options.output / 'report.md'}, {options.output / 'index.html'}")
+        )
+    options.output.mkdir(parents=True, exist_ok=True)
+    written = {
+        "report.md": "\n\n".join(line for line in lines if line) + "\n",
+        "index.html": page.page(heading, [title for title, _, _ in parts], "\n".join(body)),
+        "results.json": json.dumps(document, separators=(",", ":")) + "\n",
+    }
+    for name, text in written.items():
+        (options.output / name).write_text(text)
+        print(options.output / name)
+    if options.readme:
+        put_into_readme(options.readme, markdown(targets))
 
 
 if __name__ == "__main__":

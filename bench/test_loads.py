@@ -93,11 +93,14 @@ def test_llvm_versions(measure: Measure, request: pytest.FixtureRequest) -> None
     def median(python: str) -> Callable[[], float]:
         return lambda: sorted(probe.ask("load_times", obj, 9, python=python))[4]
 
-    builds, notes = {}, {}
+    builds: dict[str, Sampler | str] = {}
+    notes: dict[str, str] = {}
     for python in (sys.executable, other):
         version = probe.ask("llvm", python=python)
         name = f"LLVM {version.partition('.')[0]}"
         builds[name], notes[name] = median(python), version
+    for name in {"LLVM 22", "LLVM 23"} - set(builds):
+        builds[name] = f"neither build is on it: {' and '.join(notes.values())}"
     extra = {"subject": "LLVM 22", "notes": notes}
     measure("llvm/sections", builds, rounds=15, warm_up=False, **extra)
 
