@@ -41,14 +41,20 @@ def figure(spread: Mapping[str, float], unit: str) -> str:
     """Write a median with its quartiles, in one unit; a single sample has none."""
     factor, name = scale_of(spread["median"], unit)
     median, low, high = (number(spread[key] / factor) for key in ("median", "q1", "q3"))
-    text = f"{median} {name}".rstrip()
-    return text if spread["n"] == 1 else f"{text} [{low} to {high}]"
+    return f"{median} {name}".rstrip() + between(low, high, spread["n"])
+
+
+def between(low: str, high: str, samples: float) -> str:
+    """Write the spread of a figure: of one sample there is none."""
+    if samples == 1:
+        return ""
+    return " [same]" if low == high else f" [{low} to {high}]"
 
 
 def count(spread: Mapping[str, float]) -> str:
     """Write a number of instructions with its smallest and largest."""
     median, low, high = (f"{spread[key]:,.0f}" for key in ("median", "min", "max"))
-    return f"{median} [{low} to {high}]" if spread["n"] > 1 else median
+    return median + between(low, high, spread["n"])
 
 
 def ratio(spread: Mapping[str, float]) -> str:

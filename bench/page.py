@@ -33,8 +33,8 @@ a { color: var(--dlopen); }
 .warning { border-left: 4px solid var(--open); padding: 0.25rem 0.75rem; background: var(--head); }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: 0.87rem; width: 100%; }
-th, td { text-align: left; overflow-wrap: normal; padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--grid);
-         vertical-align: top; }
+th, td { text-align: left; vertical-align: top; overflow-wrap: normal; padding: 0.25rem 0.6rem;
+         border-bottom: 1px solid var(--grid); }
 th { background: var(--head); white-space: nowrap; }
 td.figure { white-space: nowrap; font-variant-numeric: tabular-nums; }
 tr.first td { border-top: 2px solid var(--grid); }
@@ -63,10 +63,9 @@ def table(content: Table) -> str:
 def cell(text: str) -> str:
     """Write a table's cell; a figure with its spread stays on one line."""
     is_figure = re.fullmatch(r"[≤+-]?[\d.,]+( \S+)?( \[[^\]]*\])?", text)
-    shown = re.sub(
-        r"\*\*([\w ]+)", lambda bold: f'<b class="{bold[1]}">{bold[1]}', html.escape(text), count=1
-    )
-    shown = re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", shown).replace("**", "</b>")
+    # The class is what is said: "reached", "not reached", "not measured".
+    bold = r'<b class="\1">\1</b>'
+    shown = re.sub(r"\*\*(.*?)\*\*", bold, html.escape(text))
     return f'<td class="figure">{shown}</td>' if is_figure else f"<td>{shown}</td>"
 
 

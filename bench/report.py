@@ -35,6 +35,7 @@ from bench.tables import (
     Table,
     callgrind_table,
     comparison_table,
+    counted_rows,
     differences,
     machine_facts,
     machine_table,
@@ -45,7 +46,7 @@ from bench.tables import (
 METHOD = (
     "The competitors of a row take turns: each round takes one sample of every one of them, in a "
     "random order, with Python's garbage collector off. A figure is the median over the rounds, "
-    "with the quartiles in brackets. A ratio is this package's sample divided by the other's of "
+    "with the quartiles in brackets, or [same] where they don't differ by a digit. A ratio is this package's sample divided by the other's of "
     "the same round, again as median and quartiles; below 1 this package is faster or smaller. "
     "A target is judged by the median ratio of its worst row, which is named; a row whose "
     "competitor is missing is named, too. A competitor that could not be measured is listed with "
@@ -222,7 +223,7 @@ def main() -> None:
     facts = machine_facts(document)
     intro = (
         f"{OURS} {facts[OURS]} against dlopen and its peers, measured side by side. "
-        f"Commit {facts['commit']}, {facts['measured']}, LLVM {facts['its LLVM']}, "
+        f"Commit {facts['commit'][:12]}, {facts['measured']}, LLVM {facts['its LLVM']}, "
         f"{facts['Python']}, {facts['processor']}."
     )
     heading = "Benchmark report"
@@ -231,16 +232,21 @@ def main() -> None:
     if options.older:
         then, older = read(options.older)
         same = "Machine, options and versions are the same."
-        apart = "; ".join(differences(document, then))
+        others = "; ".join(differences(document, then))
         ids = [
             f"{each['commit_info'].get('id')} ({each['datetime'][:10]})"
             for each in (then, document)
         ]
         text = (
             f"Older: {ids[0]}; newer: {ids[1]}. Bold: the quartiles don't overlap. "
-            f"{'These differ, too, so trust the ratios: ' + apart if apart else same}"
+            f"{f'These differ, too, so trust the ratios: {others}.' if others else same}"
         )
-        parts.insert(0, (COMPARED, text, comparison_table(rows, older)))
+        compared = comparison_table(rows | counted_rows(document), older | counted_rows(then))
+        apart_rows = [line[0] for line in compared[1] if line[-1 if line[4] else 3][:1] == "*"]
+        text += (
+            f" Apart in their ratio, or else in their figure: {', '.join(apart_rows) or 'none'}."
+        )
+        parts.insert(0, (COMPARED, text, compared))
     parts.append(("Method", METHOD, None))
     parts += [(title, text, rows_table(rows, prefixes)) for title, prefixes, text in SECTIONS]
     if "callgrind" in document:

@@ -94,32 +94,56 @@ def comparison_table(rows: Rows, older: Rows) -> Table:
     """
     lines = []
     for key in dict.fromkeys((*rows, *older)):
-        row = rows.get(key, {"competitors": {}, "subject": older.get(key, {}).get("subject")})
-        now = row["competitors"].get(row["subject"])
-        then = older.get(key, {}).get("competitors", {}).get(row["subject"])
-        if not now and not then:
+        now, then = own_figure(rows, key), own_figure(older, key)
+        unit = (rows if now else older)[key]["unit"]
+        cells = [figure(each, unit) if each else "none" for each in (then, now)]
+        relative = [""] * 4
+        if now and then:
+            cells.append(change(then, now))
+            both = [n for n in rows[key]["ratios"] if n in older[key]["ratios"]]
+            if both:
+                old, new = older[key]["ratios"][both[0]], rows[key]["ratios"][both[0]]
+                relative = [both[0], ratio(old), ratio(new), change(old, new)]
+        elif now or then:
+            cells.append("")
+        else:
             continue
-        if not now or not then:
-            unit = older[key]["unit"] if then else row["unit"]
-            alone = figure(then or now, unit)
-            lines.append([key, alone if then else "none", alone if now else "none", *[""] * 4])
-            continue
-        against = next((n for n in row["ratios"] if n in older[key]["ratios"]), None)
-        relative = ["", "", ""]
-        if against:
-            new, old = row["ratios"][against], older[key]["ratios"][against]
-            relative = [f"{ratio(old)} of {against}", ratio(new), change(old, new)]
-        figures = [figure(then, row["unit"]), figure(now, row["unit"]), change(then, now)]
-        lines.append([key, *figures, *relative])
-    return ("row", "older", "newer", "change", "older ratio", "newer ratio", "its change"), lines
+        lines.append([key, *cells, *relative])
+    head = ("row", "older", "newer", "change", "ratio to", "older", "newer", "change")
+    return head, lines
+
+
+def own_figure(rows: Rows, key: str) -> dict[str, float] | None:
+    """Return the spread of a row's subject, if it was measured."""
+    if key not in rows:
+        return None
+    found: dict[str, float] | None = rows[key]["competitors"].get(rows[key]["subject"])
+    return found
 
 
 def change(then: Mapping[str, float], now: Mapping[str, float]) -> str:
-    """Write how a median moved, marked where the quartiles of both don't even overlap."""
+    """Write how a median moved, in bold where the quartiles of both don't even overlap."""
     moved = f"{now['median'] / then['median'] - 1:+.1%}"
-    if now["q1"] > then["q3"]:
-        return f"**{moved} more**"
-    return f"**{moved} less**" if now["q3"] < then["q1"] else f"{moved}, in the spread"
+    return f"**{moved}**" if now["q1"] > then["q3"] or now["q3"] < then["q1"] else moved
+
+
+def counted_rows(document: Mapping[str, Any]) -> Rows:
+    """Return the instruction counts in the form of rows, so that they can be compared."""
+    rows = {}
+    for operation, by_name in document.get("callgrind", {}).get("counts", {}).items():
+        spreads = {name: each for name, each in by_name.items() if not isinstance(each, str)}
+        rows[f"instructions/{operation}"] = {
+            "unit": "",
+            "subject": OURS,
+            "competitors": spreads,
+            "ratios": {
+                name: {part: spreads[OURS][part] / each[part] for part in ("median", "q1", "q3")}
+                | {"n": each["n"]}
+                for name, each in spreads.items()
+                if OURS in spreads and name != OURS
+            },
+        }
+    return rows
 
 
 def differences(document: Mapping[str, Any], older: Mapping[str, Any]) -> list[str]:
