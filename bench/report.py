@@ -2,21 +2,21 @@
 """Turn the benchmarks' JSON into a report: Markdown, one HTML page, and the JSON beside them.
 
 ``python -m bench.report results.json`` writes ``bench/report/``. The report that README quotes is
-made by these commands, in the repository's root, on a machine that does nothing else, with the
-package installed from the commit that is checked out::
+made by these commands, in the root of a clean checkout, on a machine that does nothing else::
 
-    apt-get install lld mold valgrind
-    pip install '.[bench]'       # on LLVM 23
-    python -m venv /tmp/llvm22   # the same package on the other LLVM
-    LLVM_DIR=/usr/lib/llvm-22/lib/cmake/llvm /tmp/llvm22/bin/pip install . numpy
-    pip wheel . --no-deps -w /tmp/wheel
-    python -m pytest bench --install-peers --long --other-python /tmp/llvm22/bin/python \
-        --wheel /tmp/wheel/*.whl --benchmark-json results.json
-    python -m bench.callgrind --json counts.json
-    python -m bench.report results.json --callgrind counts.json --readme README.md
+    apt-get install lld mold valgrind clang-22 llvm-22-dev
+    python -m venv /tmp/llvm23 && python -m venv /tmp/llvm22
+    (. /tmp/llvm23/bin/activate && pip install '.[bench]')
+    (. /tmp/llvm22/bin/activate && LLVM_DIR=/usr/lib/llvm-22/lib/cmake/llvm pip install .)
+    . /tmp/llvm23/bin/activate && pip wheel . --no-deps -w /tmp/wheel
+    python -m pytest bench --install-peers --long --other-python /tmp/llvm22/bin/python \\
+        --wheel /tmp/wheel/tvm_ffi_object_loader-*.whl --benchmark-json /tmp/results.json
+    python -m bench.callgrind --json /tmp/counts.json
+    python -m bench.report /tmp/results.json --callgrind /tmp/counts.json --readme README.md
 
-``python -m bench.report bench/report/results.json`` writes the same report anew.
-``python -m bench.report newer.json older.json --output /tmp/compared`` compares two commits.
+The JSON stays beside the report: ``python -m bench.report bench/report/results.json`` writes the
+same report anew, and ``python -m bench.report newer.json older.json --output compared`` compares
+two commits.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ from bench.tables import (
 METHOD = (
     "The competitors of a row take turns: each round takes one sample of every one of them, in a "
     "random order, with Python's garbage collector off. A figure is the median over the rounds, "
-    "with the quartiles in brackets, or [same] where they don't differ by a digit. A ratio is this package's sample divided by the other's of "
-    "the same round, again as median and quartiles; below 1 this package is faster or smaller. "
+    "with the quartiles in brackets, or [same] where they don't differ by a digit. A ratio is this "
+    "package's sample divided by the other's of the same round, again as median and quartiles; "
+    "below 1 this package is faster or smaller. "
     "A target is judged by the median ratio of its worst row, which is named; a row whose "
     "competitor is missing is named, too. A competitor that could not be measured is listed with "
     "the reason, in the place of its figure."
@@ -197,7 +198,7 @@ def put_into_readme(readme: Path, table: str) -> None:
         If there is none.
     """
     text = readme.read_text()
-    found = re.search(r"\n## How fast\n(?:(?!\n## ).)*?\n\n((?:\|.*\n)+)", text, re.DOTALL)
+    found = re.search(r"\n## How fast\n(?s:(?!\n## ).)*?\n\n((?:\|.*\n)+)", text)
     if not found:
         raise ValueError(f'{readme}: no table in a section "How fast"')
     readme.write_text(text[: found.start(1)] + table + "\n" + text[found.end(1) :])
@@ -242,7 +243,7 @@ def main() -> None:
             f"{f'These differ, too, so trust the ratios: {others}.' if others else same}"
         )
         compared = comparison_table(rows | counted_rows(document), older | counted_rows(then))
-        apart_rows = [line[0] for line in compared[1] if line[-1 if line[4] else 3][:1] == "*"]
+        apart_rows = [line[0] for line in compared[1] if "*" in (line[2] or line[1])]
         text += (
             f" Apart in their ratio, or else in their figure: {', '.join(apart_rows) or 'none'}."
         )

@@ -97,19 +97,16 @@ def comparison_table(rows: Rows, older: Rows) -> Table:
         now, then = own_figure(rows, key), own_figure(older, key)
         unit = (rows if now else older)[key]["unit"]
         cells = [figure(each, unit) if each else "none" for each in (then, now)]
-        relative = [""] * 4
+        relative, changes = [""] * 3, ["", ""]
         if now and then:
-            cells.append(change(then, now))
+            changes[0] = change(then, now)
             both = [n for n in rows[key]["ratios"] if n in older[key]["ratios"]]
             if both:
                 old, new = older[key]["ratios"][both[0]], rows[key]["ratios"][both[0]]
-                relative = [both[0], ratio(old), ratio(new), change(old, new)]
-        elif now or then:
-            cells.append("")
-        else:
-            continue
-        lines.append([key, *cells, *relative])
-    head = ("row", "older", "newer", "change", "ratio to", "older", "newer", "change")
+                relative, changes[1] = [both[0], ratio(old), ratio(new)], change(old, new)
+        if now or then:
+            lines.append([key, *changes, *cells, *relative])
+    head = ("row", "change", "in ratio", "older", "newer", "ratio to", "older ratio", "newer ratio")
     return head, lines
 
 
