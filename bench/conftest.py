@@ -20,6 +20,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench import objects, peers
 from bench.interleave import Measure, Row, Sampler
+from bench.tables import differences
 from bench.targets import TARGETS, judged
 
 PROGRESS = pytest.StashKey["Progress"]()
@@ -195,6 +196,22 @@ def pytest_benchmark_update_machine_info(
         "installed": matches_the_source(package),
         "options": [name for name in ("quick", "long") if config.getoption(f"--{name}")],
     }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_benchmark_compare_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
+) -> None:
+    """Say what differs between two measurements, in a few words."""
+    blank = {"commit_info": {}, "datetime": ""}
+    now, then = (
+        {**blank, "machine_info": m} for m in (machine_info, compared_benchmark["machine_info"])
+    )
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    for difference in differences(now, then):
+        reporter.write_line(f"compared with another {difference}", yellow=True)
+    # pytest-benchmark would print both in full, as a warning, which is an error here.
+    compared_benchmark["machine_info"] = machine_info
 
 
 def matches_the_source(package: ModuleType | str) -> bool:

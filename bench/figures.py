@@ -100,11 +100,14 @@ def verdict(target: Target, rows: Mapping[str, Mapping[str, Any]]) -> Verdict:
     if found is None:
         return Verdict("not measured", "; ".join(dict.fromkeys(missing.values())))
     key, spread = found
-    notes = [rows[key]["subject"]] if rows[key]["subject"] != OURS else []
+    subject, said = rows[key]["subject"], rows[key].get("notes", {})
+    notes = [f"{name}: {said[name]}" for name in (subject, target.against) if name in said]
     if len(target.rows) > 1:
         judges = len(target.rows) - len(missing)
-        notes = [f"{key}, the worst of {judges}" if judges > 1 else key]
-    value = ratio(spread) + (f" ({', '.join(notes)})" if notes else "")
+        notes.insert(0, f"{key}, the worst of {judges}" if judges > 1 else key)
+    elif subject != OURS and not notes:
+        notes = [subject]
+    value = ratio(spread) + (f" ({'; '.join(notes)})" if notes else "")
     count = rows[key].get("count", target.count)
     if count < target.count:
         return Verdict("not measured", f"only {count:,} of {target.count:,} loads", value)

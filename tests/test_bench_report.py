@@ -89,6 +89,14 @@ def test_a_row_without_its_competitor_is_named() -> None:
     assert str(figures.verdict(target, {})) == "not measured: not run"
 
 
+def test_what_was_compared_is_noted_where_it_is_judged() -> None:
+    target = targets.Target("sections", ("a",), "LLVM 23", 1.5, 3)
+    notes = {report.OURS: "22.1.8, shared", "LLVM 23": "23.1.1, static", "other": "not judged"}
+    found = figures.verdict(target, {"a": record("a", 1.2, "LLVM 23", notes=notes)})
+    expected = f"1.20 [same] ({report.OURS}: 22.1.8, shared; LLVM 23: 23.1.1, static)"
+    assert found.value == expected
+
+
 def test_a_target_of_many_loads_is_not_decided_by_fewer() -> None:
     (target,) = (each for each in targets.TARGETS if each.rows == ("long/cpp",))
     short = {"long/cpp": record("long/cpp", 1, target.against, count=10_000)}
