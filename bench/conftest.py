@@ -127,8 +127,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> str:
     """Say at once which peers are missing, and how to get them."""
-    modules = {**peers.MODULES, **{name: name for name in ("cffi", "llvmlite", "nanobind")}}
-    modules |= {"cython": "Cython", "numpy": "numpy", "torch": "torch", "progress bar": "rich"}
+    modules = {name: name for name in ("cffi", "llvmlite", "nanobind", "numpy", "torch")}
+    modules |= {peers.PEER: peers.MODULES[peers.PEER], "cython": "Cython"}
+    modules |= {"rich (the progress bar)": "rich", "matplotlib (the plots)": "matplotlib"}
     missing = [name for name, module in modules.items() if not importlib.util.find_spec(module)]
     system = [
         name for name, there in (("lld", objects.lld()), ("mold", which("mold"))) if not there

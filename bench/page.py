@@ -73,7 +73,8 @@ def plot(svg: str, caption: str = "") -> str:
     """Return a figure with the SVG in it, drawn in the page's colors; nothing for no SVG."""
     if not svg:
         return ""
-    drawn = svg[svg.index("<svg") :]
+    # The ids that nothing refers to are the same in each plot.
+    drawn = re.sub(r' id="[a-zA-Z][\w.]*_\d+"', "", svg[svg.index("<svg") :])
     for color, name in COLORS.items():
         drawn = drawn.replace(color, f"var(--{name})")
     under = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""

@@ -267,13 +267,14 @@ def curve(rows: Rows, name: str) -> str:
 
 def gaps(rows: Rows, name: str) -> str:
     """Say which points a curve lacks, and why."""
-    lacking: dict[str, list[str]] = {}
+    lacking: dict[tuple[str, str], list[str]] = {}
     for row in rows.values():
         if row.get("curve") == name:
             for competitor, reason in row["absent"].items():
                 place = amount(row["x"], CURVES[name][2])
-                lacking.setdefault(f"{competitor}: {reason.splitlines()[0]}", []).append(place)
-    return "; ".join(f"nothing at {', '.join(at)} of {what}" for what, at in lacking.items())
+                lacking.setdefault((place, reason.splitlines()[0]), []).append(competitor)
+    parts = [f"{', '.join(who)} at {at} ({why})" for (at, why), who in lacking.items()]
+    return f"Not measured: {'; '.join(parts)}." if parts else ""
 
 
 def amount(value: float, kind: str) -> str:

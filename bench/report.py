@@ -68,7 +68,8 @@ SECTIONS = (
         "Loads",
         ("load/", "llvm/"),
         "A sample is the mean of up to 20 loads, each looked up and called once; unloading is not "
-        "timed. dlopen, ctypes and cffi open a shared library that was linked before. The rows "
+        "timed, and llvmlite's libraries stay loaded. dlopen, ctypes and cffi open a shared "
+        "library that was linked before. The rows "
         "llvm/ compare this package built on two LLVMs, in a process of its own each; where one is "
         "linked statically and the other is not, the figures are of both differences.",
     ),
@@ -82,14 +83,17 @@ SECTIONS = (
         "Sessions, imports, memory, sizes",
         ("session/", "import/", "memory/", "size/"),
         "Imports are timed beyond import tvm_ffi, and memory is what each of 1,000 resident "
-        "modules adds to the process, after a first 100, both in a fresh process a sample. Sizes "
-        "are files' sizes: one sample, no spread.",
+        "modules adds to the process, after a first 100, both in a fresh process a sample. "
+        "session/first_load is a new session and its first load: what one puts off is paid there. "
+        "Sizes are files' sizes: one sample, no spread.",
     ),
     (
         "Threads and many modules",
         ("threads/", "long/"),
-        "Wall time divided by the number of loads, in a fresh process a sample. The two processes "
-        "share nothing but the machine: what they gain is the most that threads could.",
+        "Wall time divided by the number of loads, in a fresh process a sample, one session for "
+        "all threads. dlopen opens a copy of the library each time, as it knows a file by its "
+        "inode. The two processes share nothing but the machine: what they gain is the most that "
+        "threads could.",
     ),
     (
         "Growth curves",
