@@ -2,13 +2,8 @@
 //
 // MemoryPool: the memory that loaded code lives in, as a JITLink memory manager.
 //
-// Memory comes in arenas. An arena is one reservation of address space with three areas: code
-// (readable, executable), constants (readable) and data (readable, writable). Everything that one
-// load needs comes from one arena, so its parts are within reach of 32-bit relocations however
-// fragmented the address space is. Code and constants are pages of an anonymous file which is
-// mapped a second time, writable, at an unrelated address: the linker writes through that alias,
-// and no page is ever both writable and executable. Modules share pages, so a small module costs
-// its own size and no system call; a larger run of freed pages goes back to the system.
+// Memory comes in arenas. Everything that one load needs comes from one of them, so its parts are
+// within reach of each other however fragmented the address space is.
 //
 // Code that was compiled without -fPIC names its own parts by 32-bit addresses. For it there are
 // arenas in the first 2 GiB of the address space, where they fit; see low().
@@ -20,14 +15,13 @@
 
 #include <llvm/ExecutionEngine/JITLink/JITLinkMemoryManager.h>
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include "arena.h"
 #include "fork_lock.h"
-#include "free_ranges.h"
 
 namespace object_loader {
 
@@ -55,14 +49,7 @@ class MemoryPool : public llvm::jitlink::JITLinkMemoryManager {
   // Gives reservations that nothing is loaded in back to the system.
   void ReleaseUnused();
 
-  enum Area { kCode, kConstants, kData, kAreaCount };
-  struct Piece {
-    uint64_t offset = 0;
-    uint64_t size = 0;  // 0: nothing
-  };
-
  private:
-  class Arena;
   class Allocation;
   class InFlight;
 
@@ -71,7 +58,7 @@ class MemoryPool : public llvm::jitlink::JITLinkMemoryManager {
     explicit Low(MemoryPool& pool) : pool_(pool) {}
     void allocate(const llvm::jitlink::JITLinkDylib*, llvm::jitlink::LinkGraph& graph,
                   OnAllocatedFunction on_allocated) override {
-      pool_.Allocate(graph, /*low=*/true, std::move(on_allocated));
+      pool_.Allocate(graph, Arena::Place::kLow, std::move(on_allocated));
     }
     void deallocate(std::vector<FinalizedAlloc> allocations,
                     OnDeallocatedFunction on_deallocated) override {
@@ -82,10 +69,13 @@ class MemoryPool : public llvm::jitlink::JITLinkMemoryManager {
     MemoryPool& pool_;
   };
 
-  void Allocate(llvm::jitlink::LinkGraph& graph, bool low, OnAllocatedFunction on_allocated);
+  void Allocate(llvm::jitlink::LinkGraph& graph, Arena::Place place,
+                OnAllocatedFunction on_allocated);
   // Throws OutOfMemoryError.
-  std::unique_ptr<Allocation> Take(const std::array<uint64_t, kAreaCount>& sizes,
-                                   const std::array<uint64_t, kAreaCount>& alignments, bool low);
+  std::unique_ptr<Allocation> Take(const Arena::Sizes& sizes, const Arena::Sizes& alignments,
+                                   Arena::Place place);
+  // Everything is written. Returns an error number, or 0.
+  int Finish(const Allocation& allocation);
   void Give(const Allocation& allocation);
 
   Low low_{*this};

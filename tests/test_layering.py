@@ -25,6 +25,7 @@ LAYERS = [
     "thread_exit",
     "link_graph",
     "free_ranges",
+    "arena",
     "memory",
     "unwind",
     "image",

@@ -177,6 +177,12 @@ void* mmap(void* at, size_t size, int protection, int flags, int file, off_t off
   return fails() ? MAP_FAILED : next(at, size, protection, flags, file, offset);
 }
 
+int mprotect(void* at, size_t size, int protection) {
+  static int (*next)(void*, size_t, int);
+  if (!next) next = dlsym(RTLD_NEXT, "mprotect");
+  return fails() ? -1 : next(at, size, protection);
+}
+
 int memfd_create(const char* name, unsigned flags) {
   static int (*next)(const char*, unsigned);
   if (!next) next = dlsym(RTLD_NEXT, "memfd_create");
@@ -229,6 +235,15 @@ for number in (errno.ENOMEM, errno.EPERM, errno.EMFILE):
 """
 
 
+# More than 256 KiB of constants are ordinary memory of the load's own, protected once written.
+LARGE_CONSTANT = """
+extern "C" {
+extern const char large_constant[1 << 20];
+const char large_constant[1 << 20] = {7};
+}
+"""
+
+
 @pytest.fixture(scope="module")
 def failing_calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a library that takes the place of the system calls that map memory."""
@@ -238,10 +253,11 @@ def failing_calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize("more", ["", LARGE_CONSTANT], ids=["small", "large"])
 def test_each_call_that_maps_memory_is_refused(
-    compile: Compiler, run_script: RunScript, failing_calls: Path
+    compile: Compiler, run_script: RunScript, failing_calls: Path, more: str
 ) -> None:
-    output = run_script(REFUSED_CALLS, compile.cxx(CXX), LD_PRELOAD=str(failing_calls))
+    output = run_script(REFUSED_CALLS, compile.cxx(CXX + more), LD_PRELOAD=str(failing_calls))
     outcomes = [tuple(line.split()) for line in output.splitlines()]
     # One that goes on failing is told of; after a single failure a second attempt may have worked.
     assert {always for _, always in outcomes} == {"refused"}
@@ -375,6 +391,47 @@ for thread in threads:
 assert found == [], found
 print(seen["executable"] > 0 and seen["writable"] > 0)
 """
+
+
+LARGE_CONSTANTS = """
+import ctypes, os, sys
+import tvm_ffi_object_loader as tol
+
+
+def permissions(address):
+    for line in open("/proc/self/maps"):
+        range_, permissions = line.split()[:2]
+        first, last = (int(part, 16) for part in range_.split("-"))
+        if first <= address < last:
+            return permissions
+
+
+session = tol.Session()
+before = session.stats()
+for turn in range(3):
+    dylib = session.load(sys.argv[1])
+    assert dylib["add"](20, 22) == 42
+    address = dylib.lookup("large_constant")
+    assert ctypes.string_at(address, 1 << 20) == b"\\7" + bytes((1 << 20) - 1)
+    assert permissions(address) == permissions(address + (1 << 20) - 1) == "r--p"
+    if turn == 2:
+        child = os.fork()
+        if child == 0:
+            del dylib
+            os._exit(permissions(address) is not None)
+        assert os.waitpid(child, 0)[1] == 0
+    del dylib
+    assert permissions(address) is None
+after = session.stats()
+assert after["bytes_constants"] == before["bytes_constants"] == 0
+assert after["bytes_reserved"] == before["bytes_reserved"] == 0
+"""
+
+
+def test_large_constants_are_read_only_and_go_with_their_load(
+    compile: Compiler, run_script: RunScript
+) -> None:
+    run_script(LARGE_CONSTANTS, compile.cxx(CXX + LARGE_CONSTANT))
 
 
 def test_no_page_is_ever_writable_and_executable(compile: Compiler, run_script: RunScript) -> None:
