@@ -90,7 +90,8 @@ def normalize_path(path: PathLike) -> str:
     ValueError
         If it holds a null character.
     """
-    path = os.fsdecode(path)
+    if not isinstance(path, str):
+        path = os.fsdecode(path)
     if "\0" in path:
         raise ValueError(f"embedded null character in path {path!r}")
     return path

@@ -44,6 +44,26 @@ os.register_at_fork(
 )
 
 
+def _link_entries(link_order: LinkOrder) -> list[_native.Dylib | str]:
+    if not isinstance(link_order, Sequence) or isinstance(link_order, (str, bytes)):
+        raise TypeError(
+            "link_order must be a sequence of Dylib objects and paths, "
+            f"not {type(link_order).__name__}"
+        )
+    entries: list[_native.Dylib | str] = []
+    for position, entry in enumerate(link_order):
+        if isinstance(entry, Dylib):
+            entries.append(entry._native)
+        elif isinstance(entry, (str, os.PathLike)):
+            entries.append(normalize_path(entry))
+        else:
+            raise TypeError(
+                f"link_order[{position}] must be a Dylib or the path of a shared library, "
+                f"not {type(entry).__name__}"
+            )
+    return entries
+
+
 class Session:
     """Dylibs that can be linked against each other, with the memory that they share.
 
@@ -84,9 +104,10 @@ class Session:
     def _wrap(self, native: _native.Dylib) -> Dylib:
         with _lock:
             found = self._wrappers.get(native.id)
-            if found is not None:
-                return found
-            return self._wrappers.setdefault(native.id, Dylib._wrap(self, native))
+            return self._wrap_new(native) if found is None else found
+
+    def _wrap_new(self, native: _native.Dylib) -> Dylib:
+        return self._wrappers.setdefault(native.id, Dylib._wrap(self, native))
 
     @property
     def name(self) -> str:
@@ -151,23 +172,10 @@ class Session:
         >>> session.create_dylib("app", link_order=[base]).link_order == [base]
         True
         """
-        if not isinstance(link_order, Sequence) or isinstance(link_order, (str, bytes)):
-            raise TypeError(
-                "link_order must be a sequence of Dylib objects and paths, "
-                f"not {type(link_order).__name__}"
-            )
-        entries: list[_native.Dylib | str] = []
-        for position, entry in enumerate(link_order):
-            if isinstance(entry, Dylib):
-                entries.append(entry._native)
-            elif isinstance(entry, (str, os.PathLike)):
-                entries.append(normalize_path(entry))
-            else:
-                raise TypeError(
-                    f"link_order[{position}] must be a Dylib or the path of a shared library, "
-                    f"not {type(entry).__name__}"
-                )
-        return self._wrap(self._native.create_dylib(name, entries))
+        entries = _link_entries(link_order) if link_order != () else []
+        native = self._native.create_dylib(name, entries)
+        with _lock:
+            return self._wrap_new(native)
 
     def load(
         self,
