@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "error.h"
-#include "headroom.h"
 
 namespace object_loader {
 
@@ -91,8 +90,6 @@ bool IsLinkerScript(StringRef content) {
 ObjectFile::ObjectFile(std::unique_ptr<llvm::WritableMemoryBuffer> content)
     : name_(content->getBufferIdentifier()), buffer_(std::move(content)) {
   Identify();
-  // LLVM's tables, some of which are used for the checks, end the process where memory runs out.
-  Headroom headroom(buffer_->getBufferSize(), 0);
   facts_ = ValidateObject(name_, {buffer_->getBufferStart(), buffer_->getBufferSize()});
 }
 

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "object_validation.h"
 
-#include <llvm/ADT/DenseMap.h>
-#include <llvm/ADT/DenseSet.h>
 #include <llvm/BinaryFormat/ELF.h>
 #include <llvm/Object/ELF.h>
 #include <llvm/Support/MathExtras.h>
+#include <llvm/Support/xxhash.h>
 
 #include <algorithm>
 #include <optional>
@@ -103,33 +102,32 @@ uint64_t BytesBeforeFixup(uint32_t type) {
 // they are in the table of strings, in which all tools keep each of them once.
 void UnifySections(llvm::MutableArrayRef<Shdr> sections) {
   constexpr uint64_t kBoth = ELF::SHF_WRITE | ELF::SHF_EXECINSTR;
-  llvm::SmallDenseMap<uint32_t, uint64_t, 64> flags;
-  bool mixed = false;
-  auto loaded = [](const Shdr& section) {
-    return section.sh_type != ELF::SHT_NULL && (section.sh_flags & ELF::SHF_ALLOC);
-  };
-  for (const Shdr& section : sections) {
-    if (!loaded(section)) continue;
-    uint64_t own = section.sh_flags & kBoth;
-    auto [known, is_new] = flags.try_emplace(section.sh_name, own);
-    if (is_new || known->second == own) continue;
-    known->second |= own;
-    mixed = true;
-  }
-  if (!mixed) return;
+  std::vector<std::pair<uint32_t, Shdr*>> loaded;  // by name
   for (Shdr& section : sections) {
-    if (!loaded(section)) continue;
-    uint64_t all = flags.lookup(section.sh_name);
-    if (all != kBoth) {
-      section.sh_flags |= all;
-    } else if ((section.sh_flags & kBoth) == ELF::SHF_EXECINSTR) {
-      section.sh_name = 0;
-    } else {
-      section.sh_flags |= ELF::SHF_WRITE;
+    bool is_loaded = section.sh_type != ELF::SHT_NULL && (section.sh_flags & ELF::SHF_ALLOC);
+    if (is_loaded) loaded.push_back({section.sh_name, &section});
+  }
+  std::sort(loaded.begin(), loaded.end());
+  for (auto first = loaded.begin(); first != loaded.end();) {
+    uint64_t all = 0;
+    auto last = first;
+    for (; last != loaded.end() && last->first == first->first; ++last) {
+      all |= last->second->sh_flags & kBoth;
+    }
+    for (; first != last; ++first) {
+      Shdr& section = *first->second;
+      if (all != kBoth) {
+        section.sh_flags |= all;
+      } else if ((section.sh_flags & kBoth) == ELF::SHF_EXECINSTR) {
+        section.sh_name = 0;
+      } else {
+        section.sh_flags |= ELF::SHF_WRITE;
+      }
     }
   }
 }
 
+// Keeps what it finds in containers that throw where memory runs out; LLVM's end the process.
 class Validator {
  public:
   Validator(const std::string& name, llvm::MutableArrayRef<char> content)
@@ -147,6 +145,7 @@ class Validator {
     UnifySections(sections_);
     ReadSymbolTable();
     for (size_t i = 0; i < symbols_.size(); ++i) CheckSymbol(i);
+    CheckUndefinedNames();
     for (Shdr& section : sections_) {
       if (section.sh_type == ELF::SHT_RELA) CheckRelocations(section);
     }
@@ -290,7 +289,7 @@ class Validator {
                                          symbol.getVisibility() == ELF::STV_HIDDEN});
       symbol.st_shndx = ELF::SHN_UNDEF;
       symbol.setBinding(ELF::STB_GLOBAL);
-      CheckUndefined(symbol_name);
+      undefined_.push_back({llvm::xxh3_64bits(symbol_name), symbol_name});
       usable_[i] = symbol.getType() != ELF::STT_FILE;
       return;
     }
@@ -301,7 +300,7 @@ class Validator {
     } else if (index >= ELF::SHN_LORESERVE || index == ELF::SHN_UNDEF) {
       usable_[i] = index == ELF::SHN_UNDEF && symbol.getBinding() != ELF::STB_LOCAL &&
                    symbol.getType() != ELF::STT_FILE;
-      if (usable_[i]) CheckUndefined(symbol_name);
+      if (usable_[i]) undefined_.push_back({llvm::xxh3_64bits(symbol_name), symbol_name});
       return;
     }
     if (index >= sections_.size()) Malformed("section index of symbol " + symbol_name.str());
@@ -325,9 +324,14 @@ class Validator {
   }
 
   // Of several undefined symbols of one name JITLink would let only the first be bound.
-  void CheckUndefined(StringRef symbol_name) {
-    if (!symbol_name.empty() && undefined_.insert(symbol_name).second) return;
-    Malformed("undefined symbol '" + symbol_name.str() + "' has no name of its own");
+  void CheckUndefinedNames() {
+    std::sort(undefined_.begin(), undefined_.end());
+    for (size_t i = 0; i < undefined_.size(); ++i) {
+      StringRef symbol_name = undefined_[i].second;
+      if (symbol_name.empty() || (i > 0 && undefined_[i] == undefined_[i - 1])) {
+        Malformed("undefined symbol '" + symbol_name.str() + "' has no name of its own");
+      }
+    }
   }
 
   void CheckRelocations(Shdr& table) {
@@ -403,7 +407,7 @@ class Validator {
   llvm::MutableArrayRef<Sym> symbols_;
   StringRef symbol_names_;
   llvm::ArrayRef<Elf::Word> extended_indices_;
-  llvm::DenseSet<StringRef> undefined_;
+  std::vector<std::pair<uint64_t, StringRef>> undefined_;  // with a hash before the name
   // JITLink makes no symbol for some of them, and crashes at a relocation that refers to one it did
   // not make. Remove with LLVM's message of "Could not find symbol at given index" mended.
   std::vector<bool> usable_;
