@@ -147,10 +147,11 @@ void Dylib::AddUser(User kind) {
   if (kind == User::kThread) ++thread_users_;
 }
 
-void Dylib::RemoveUser(User kind) {
+void Dylib::RemoveUser(User kind, Loaded* of) {
   {
     std::lock_guard<Mutex> lock(mutex_);
     --users_;
+    if (of) --of->users;
     if (kind == User::kThread) --thread_users_;
     if (!abandoned_) return;
   }
@@ -159,29 +160,36 @@ void Dylib::RemoveUser(User kind) {
 
 std::shared_ptr<void> Dylib::KeepCodeAt(const void* address) {
   CodeOwner* owner = CodeMap::OfProcess().Find(reinterpret_cast<uintptr_t>(address));
-  return owner ? static_cast<Dylib*>(owner)->KeepCode() : nullptr;
+  return owner ? static_cast<Loaded*>(owner)->Keep() : nullptr;
 }
 
-std::shared_ptr<void> Dylib::KeepCode() {
-  std::lock_guard<Mutex> lock(mutex_);
-  std::shared_ptr<void> kept = kept_code_.lock();
-  if (!kept) {
-    // Moved out, since the deleter itself lives for as long as kept_code_ refers to it.
-    auto remove = [self = shared_from_this()](void*) mutable {
-      auto dylib = std::move(self);
-      dylib->RemoveUser(User::kOther);
+std::shared_ptr<void> Dylib::Loaded::Keep() {
+  std::lock_guard<Mutex> lock(dylib.mutex_);
+  std::shared_ptr<void> result = kept.lock();
+  if (!result) {
+    // Moved out, since the deleter itself lives for as long as `kept` refers to it.
+    auto remove = [this, self = dylib.shared_from_this()](void*) mutable {
+      auto owner = std::move(self);
+      owner->RemoveUser(User::kOther, this);
     };
-    kept = std::shared_ptr<void>(this, std::move(remove));
-    kept_code_ = kept;
-    ++users_;
+    result = std::shared_ptr<void>(&dylib, std::move(remove));
+    kept = result;
+    ++users;
+    ++dylib.users_;
   }
-  return kept;
+  return result;
 }
 
-std::shared_ptr<void> Dylib::KeepForThread() {
-  AddUser(User::kThread);
-  return std::shared_ptr<void>(
-      this, [self = shared_from_this()](void*) { self->RemoveUser(User::kThread); });
+std::shared_ptr<void> Dylib::Loaded::KeepForThread() {
+  {
+    std::lock_guard<Mutex> lock(dylib.mutex_);
+    ++users;
+    ++dylib.users_;
+    ++dylib.thread_users_;
+  }
+  return std::shared_ptr<void>(&dylib, [this, self = dylib.shared_from_this()](void*) {
+    self->RemoveUser(User::kThread, this);
+  });
 }
 
 void Dylib::Abandon() {
@@ -234,10 +242,11 @@ void Dylib::UnloadNow() {
     session_->symbols -= load->symbols;
   }
   std::vector<Link> link_order;
+  std::list<Loaded> loads;
   std::vector<Library> libraries;  // closed when no lock is held
   {
     std::lock_guard<Mutex> lock(mutex_);
-    loads_.clear();
+    loads.swap(loads_);
     symbols_.clear();
     thread_local_modules_.clear();
     wide_values_.clear();

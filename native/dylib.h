@@ -7,7 +7,8 @@
 // found.
 //
 // Lifetime: code stays loaded until Close or Drop, and after that for as long as it has users:
-// other dylibs that link to it, threads that are to run its destructors, objects that it made.
+// other dylibs that link to it, threads that are to run its destructors, objects that it made. What
+// a failed load ran and left such users stays as well, unseen, until the dylib is unloaded.
 // Concurrency: loads into one dylib take turns (a load from within an initializer belongs to
 // the turn it happens in); the symbols of a load become visible to other threads when its
 // initializers have finished. Neither the mutex nor ORC's locks are held while loaded code runs.
@@ -35,7 +36,7 @@
 
 namespace object_loader {
 
-class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_from_this<Dylib> {
+class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
  public:
   // Either a dylib or a shared library.
   struct Link {
@@ -88,7 +89,6 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   // The code at this address, which leads to the dylib and stays in memory until the result is
   // gone; null where no dylib's code is there. For use by whoever knows that the code is loaded.
   static std::shared_ptr<void> KeepCodeAt(const void* address);
-  std::shared_ptr<void> KeepForThread() override;
   // The message of the SessionClosedError for this dylib.
   std::string ClosedMessage() const;
 
@@ -111,6 +111,7 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
     llvm::orc::ExecutorAddr value;  // of a thread-local variable its offset
     bool weak;
     bool is_thread_local;
+    bool initializing;             // as in the table
     const Dylib* dylib;            // one of the two
     const SharedLibrary* library;  // of whose symbols it is not known which are thread-local
   };
@@ -124,10 +125,18 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
     // one does, after everything else.
     std::optional<Found> FindInDependencies(const llvm::orc::SymbolStringPtr& name) const;
   };
-  struct Loaded {
+  struct Loaded : CodeOwner {
+    explicit Loaded(Dylib& owner) : dylib(owner) {}
+    std::shared_ptr<void> Keep();
+    std::shared_ptr<void> KeepForThread() override;
+
+    Dylib& dylib;
     Image image;
-    uint64_t objects;
-    uint64_t symbols;
+    uint64_t objects = 0;
+    uint64_t symbols = 0;
+    uint64_t users = 0;        // those of the dylib's users that need this code
+    std::weak_ptr<void> kept;  // what Keep has given
+    std::vector<std::shared_ptr<SharedLibrary>> libraries;  // of a failed load
   };
   enum class User { kOther, kThread };
   // The right to change what is loaded, for one thread at a time.
@@ -180,9 +189,11 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   void CancelClose();
   void WaitAndUnload();
   void LeaveSession();
-  std::shared_ptr<void> KeepCode();
+  // Notes that a symbol's address is given to somebody, who may use it after a failed load.
+  void NoteUse(const Found& found) const;
+  void Undo(std::list<Loaded>& loaded, bool is_used);
   void AddUser(User kind);
-  void RemoveUser(User kind);
+  void RemoveUser(User kind, Loaded* of = nullptr);
   void Abandon();
   // Where nothing needs the code, and `is_left` says that no call is inside.
   void Unload(llvm::function_ref<bool()> is_left);
@@ -195,12 +206,12 @@ class Dylib : public SessionMember, public CodeOwner, public std::enable_shared_
   std::shared_ptr<void> representation_;
 
   mutable Mutex mutex_;
-  Turns turns_;                    // to load
-  int closers_ = 0;                // threads in Close
-  std::weak_ptr<void> kept_code_;  // what KeepCode has given
-  uint64_t users_ = 0;             // whoever needs the code beside its owner
-  uint64_t thread_users_ = 0;      // those of them that are destructors pending in a thread
-  bool abandoned_ = false;         // closed or dropped, and no call is inside
+  Turns turns_;                      // to load
+  int closers_ = 0;                  // threads in Close
+  uint64_t users_ = 0;               // whoever needs the code beside its owner
+  uint64_t thread_users_ = 0;        // those of them that are destructors pending in a thread
+  mutable uint64_t early_uses_ = 0;  // of symbols while their initializers ran
+  bool abandoned_ = false;           // closed or dropped, and no call is inside
   bool unloaded_ = false;
   std::atomic<bool> left_session_{false};
   std::vector<Link> link_order_;

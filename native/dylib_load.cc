@@ -75,11 +75,13 @@ void Dylib::LoadObjects(Inputs inputs, const std::function<void()>& on_initializ
     names.push_back(definition.symbol->getName());
   }
   // Made beforehand: once the initializers have run, nothing may fail any more.
-  std::list<Loaded> loaded(1);
+  std::list<Loaded> loaded;
+  loaded.emplace_back(*this);
   loaded.front().objects = object_count;
   loaded.front().symbols = names.size();
   Image& image = loaded.front().image;
   image = session_->platform().Link(*load, definitions);
+  uint64_t early_uses = early_uses_;
   try {
     {
       std::lock_guard<Mutex> lock(mutex_);
@@ -90,8 +92,8 @@ void Dylib::LoadObjects(Inputs inputs, const std::function<void()>& on_initializ
     }
     image.defined = std::vector<llvm::orc::ExecutorAddr>();
     headroom.reset();
-    if (image.dso_handle) image.dso_handle->owner = this;
-    CodeMap::OfProcess().Add(image.code, this);
+    if (image.dso_handle) image.dso_handle->owner = &loaded.front();
+    CodeMap::OfProcess().Add(image.code, &loaded.front());
     Initialize(*load, image);
     on_initialized();
   } catch (...) {
@@ -103,13 +105,7 @@ void Dylib::LoadObjects(Inputs inputs, const std::function<void()>& on_initializ
         wide_values_.erase(name);
       }
     }
-    // Destructors of what was constructed, and handlers that would dangle.
-    RunPendingOnThisThread({image.dso_handle});
-    image.finalizers.clear();
-    image.late_finalizers.clear();
-    image.RunFinalizers();
-    CodeMap::OfProcess().Remove(image.code);
-    session_->platform().Unlink(image);
+    Undo(loaded, early_uses != early_uses_);
     throw;
   }
   image.KeepForExit();
@@ -130,6 +126,30 @@ void Dylib::AddSymbol(const SymbolStringPtr& name, const Definition& definition,
   symbol.is_wide = symbol.place != value;
   if (symbol.is_wide) wide_values_[name] = value;
   symbols_[name] = symbol;
+}
+
+// What the initializers constructed and registered goes with the code. Where that is needed, since
+// they gave away a function or an object, it goes when the dylib does.
+void Dylib::Undo(std::list<Loaded>& loaded, bool is_used) {
+  Loaded& load = loaded.front();
+  Image& image = load.image;
+  image.finalizers.clear();
+  image.late_finalizers.clear();
+  {
+    std::lock_guard<Mutex> lock(mutex_);
+    if (is_used || load.users > PendingOnThisThread({image.dso_handle})) {
+      load.objects = load.symbols = 0;
+      for (const Library& entry : libraries_) {
+        if (entry.initializing) load.libraries.push_back(entry.library);
+      }
+      loads_.splice(loads_.end(), loaded);
+      return;
+    }
+  }
+  RunPendingOnThisThread({image.dso_handle});
+  image.RunFinalizers();
+  CodeMap::OfProcess().Remove(image.code);
+  session_->platform().Unlink(image);
 }
 
 std::unique_ptr<LoadGraph> Dylib::MakeGraph(std::vector<ObjectFile>& objects, size_t own) const {
@@ -181,7 +201,9 @@ std::vector<std::shared_ptr<SharedLibrary>> Dylib::Libraries() const {
   std::lock_guard<Mutex> lock(mutex_);
   std::vector<std::shared_ptr<SharedLibrary>> libraries;
   for (const Library& entry : libraries_) {
-    if (!entry.initializing || turns_.IsMine()) libraries.push_back(entry.library);
+    if (entry.initializing && !turns_.IsMine()) continue;
+    if (entry.initializing) ++early_uses_;
+    libraries.push_back(entry.library);
   }
   return libraries;
 }

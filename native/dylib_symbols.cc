@@ -54,8 +54,10 @@ std::vector<Definition> Dylib::BindDefinitions(LoadGraph& load) const {
                       " is thread-local in one object of dylib '" + name_ +
                       "' and not in another: compile both from the same declaration");
     } else if (definition.weak && definition.is_thread_local) {
+      NoteUse(*known);
       load.Override(definition, ThreadLocal(name, *known));
     } else if (definition.weak) {
+      NoteUse(*known);
       load.Override(definition, known->value);
     } else {
       std::string symbol(*name);
@@ -108,6 +110,7 @@ void Dylib::BindReferences(LoadGraph& load, std::vector<uint32_t>& support) cons
       continue;
     }
     std::optional<Found> found = FindOwn(name);
+    if (found) NoteUse(*found);
     if (!found && IsSupportSymbol(*name) && !reference.weak && AddSupport(*name, support)) {
       continue;
     }
@@ -162,7 +165,12 @@ void Dylib::BindReferences(LoadGraph& load, std::vector<uint32_t>& support) cons
 
 Dylib::Found Dylib::FoundHere(const SymbolStringPtr& name, const Symbol& symbol) const {
   uint64_t value = symbol.is_wide ? wide_values_.lookup(name) : uint64_t{symbol.place};
-  return {ExecutorAddr(value), symbol.weak != 0, symbol.is_thread_local != 0, this, nullptr};
+  return {ExecutorAddr(value),
+          symbol.weak != 0,
+          symbol.is_thread_local != 0,
+          symbol.initializing != 0,
+          this,
+          nullptr};
 }
 
 std::optional<Dylib::Found> Dylib::FindOwn(const SymbolStringPtr& name) const {
@@ -179,6 +187,10 @@ std::optional<Dylib::Found> Dylib::FindExported(const SymbolStringPtr& name) con
   return FoundHere(name, found->second);
 }
 
+void Dylib::NoteUse(const Found& found) const {
+  if (found.initializing) ++early_uses_;
+}
+
 TlsVariable Dylib::ThreadLocal(const SymbolStringPtr& name, const Found& found) const {
   std::lock_guard<Mutex> lock(mutex_);
   return {thread_local_modules_.lookup(name), "", found.value.getValue(), ""};
@@ -191,14 +203,17 @@ std::optional<Dylib::Found> Dylib::FindIn(
   std::string symbol(*name);
   for (const auto& library : libraries) {
     if (auto address = (*library.*find)(symbol)) {
-      return Found{ExecutorAddr::fromPtr(*address), false, false, nullptr, library.get()};
+      return Found{ExecutorAddr::fromPtr(*address), false, false, false, nullptr, library.get()};
     }
   }
   return std::nullopt;
 }
 
 std::optional<Dylib::Found> Dylib::FindOffered(const SymbolStringPtr& name) const {
-  if (std::optional<Found> found = FindExported(name)) return found;
+  if (std::optional<Found> found = FindExported(name)) {
+    NoteUse(*found);
+    return found;
+  }
   return FindIn(Libraries(), name, &SharedLibrary::Find);
 }
 
@@ -255,7 +270,11 @@ std::vector<std::string> Dylib::FunctionNames() const {
 }
 
 void* Dylib::FindFunction(const std::string& name) const {
-  return FindSymbol(FunctionSymbol(name));
+  SymbolStringPtr symbol = Intern(FunctionSymbol(name));
+  std::optional<Found> found = FindExported(symbol);
+  if (!found) return nullptr;
+  NoteUse(*found);
+  return AddressOf(symbol, *found);
 }
 
 void* Dylib::GetFunction(const std::string& name) const {
@@ -293,6 +312,7 @@ void* Dylib::Lookup(const std::string& symbol) const {
   ThrowIfClosed();
   SymbolStringPtr name = Intern(symbol);
   std::optional<Found> found = FindExported(name);
+  if (found) NoteUse(*found);
   SearchOrder search = Search();
   if (!found) found = search.Find(name);
   if (!found) found = search.FindInDependencies(name);

@@ -224,15 +224,20 @@ void ObjectModuleObj::BindContext() {
       ffi::TypedFunction<void(ffi::String, void*)>([this](ffi::String name, void* value) {
         if (void* variable = dylib_->FindSymbol(name)) *static_cast<void**>(variable) = value;
       }));
-  if (void* context = dylib_->FindSymbol(ffi::symbol::tvm_ffi_library_ctx)) {
-    *static_cast<void**>(context) = this;
-  }
+  auto** context = static_cast<void**>(dylib_->FindSymbol(ffi::symbol::tvm_ffi_library_ctx));
+  void* context_before = context ? std::exchange(*context, this) : nullptr;
   const char* binary =
       static_cast<const char*>(dylib_->FindSymbol(ffi::symbol::tvm_ffi_library_bin));
   if (!binary || binary == library_binary_) return;
   // tvm-ffi takes a module's address in its registries for the address of a ModuleObj.
   ffi::Module self(ffi::GetObjectPtr<ffi::ModuleObj>(this));
-  ffi::Module root = BuildImports(binary, self, false);
+  try {
+    BuildImports(binary, self, false);
+  } catch (...) {
+    // The code may outlive the failed load, and this module.
+    if (context) *context = context_before;
+    throw;
+  }
   library_binary_ = binary;
 }
 
