@@ -19,6 +19,7 @@
 #include "error.h"
 #include "exit_handlers.h"
 #include "function.h"
+#include "interpreter_lock.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -8,6 +8,7 @@
 
 #include "code_map.h"
 #include "error.h"
+#include "interpreter_lock.h"
 
 namespace object_loader {
 
@@ -226,6 +227,7 @@ void Dylib::Unload(llvm::function_ref<bool()> is_left) {
     if (unloaded_ || users_ > PendingOnThisThread(dso_handles)) return;
     unloaded_ = true;
   }
+  OutsideInterpreter outside;
   session_->Forget(*this);
   RunPendingOnThisThread(dso_handles);
   --session_->retained;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "error.h"
+#include "interpreter_lock.h"
 
 namespace object_loader {
 

@@ -26,15 +26,6 @@ namespace ffi = tvm::ffi;
 using Deleter = void (*)(void*, int);
 using Code = std::shared_ptr<void>;
 
-void* (*leave_interpreter)() = [] { return static_cast<void*>(nullptr); };
-void (*reenter_interpreter)(void*) = [](void*) {};
-
-void LetGo(Code code) {
-  if (!static_cast<Dylib*>(code.get())->closed()) return;
-  OutsideInterpreter outside;
-  code.reset();
-}
-
 // What an object had before its pointers were replaced.
 struct Kept {
   Deleter deleter;
@@ -92,7 +83,6 @@ void DeleteObject(void* object, int flags) {
   bool last = (flags & kTVMFFIObjectDeleterFlagBitMaskWeak) != 0;
   Kept kept = last ? Objects().Remove(object) : Objects().Find(object);
   kept.deleter(object, flags);
-  LetGo(std::move(kept.code));
 }
 
 int CallFunction(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result) {
@@ -104,7 +94,6 @@ int CallFunction(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny*
   } else {
     KeepCodeOfRaisedError();
   }
-  LetGo(std::move(kept.code));
   return code;
 }
 
@@ -119,7 +108,6 @@ void CallFunctionFromCxx(const ffi::FunctionObj* self, const ffi::AnyView* args,
     KeepCodeOf(ffi::AnyView(error).CopyToTVMFFIAny());
     throw;
   }
-  LetGo(std::move(kept.code));
 }
 
 bool IsKept(const TVMFFIObject* object) { return object->deleter == DeleteObject; }
@@ -334,13 +322,5 @@ void WatchObjectRegistration() {
   replace("TVMFFITypeRegisterMetadata", TypeRegisterMetadata);
   replace("TVMFFITypeRegisterAttr", TypeRegisterAttr);
 }
-
-void SetInterpreterLock(void* (*leave)(), void (*reenter)(void* state)) {
-  leave_interpreter = leave;
-  reenter_interpreter = reenter;
-}
-
-OutsideInterpreter::OutsideInterpreter() : state_(leave_interpreter()) {}
-OutsideInterpreter::~OutsideInterpreter() { reenter_interpreter(state_); }
 
 }  // namespace object_loader

@@ -30,23 +30,6 @@ void KeepCodeOfRaisedError();
 // file instead.
 void WatchObjectRegistration();
 
-// Letting go of code can unload it, which runs destructors and finalizers. That must not happen
-// under a lock of the caller's language: `leave` is called before and its result given to `reenter`
-// afterwards.
-void SetInterpreterLock(void* (*leave)(), void (*reenter)(void* state));
-
-// Leaves the interpreter for as long as it lives, if this thread is in it.
-class OutsideInterpreter {
- public:
-  OutsideInterpreter();
-  ~OutsideInterpreter();
-  OutsideInterpreter(const OutsideInterpreter&) = delete;
-  OutsideInterpreter& operator=(const OutsideInterpreter&) = delete;
-
- private:
-  void* state_;
-};
-
 }  // namespace object_loader
 
 #endif  // OBJECT_LOADER_FFI_OBJECTS_H_

@@ -8,6 +8,8 @@
 #include <cstring>
 #include <utility>
 
+#include "interpreter_lock.h"
+
 namespace object_loader {
 
 namespace {

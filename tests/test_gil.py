@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+import tvm_ffi
 
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
@@ -125,3 +126,85 @@ def test_initializers_that_call_python_do_not_deadlock(
     EXPORT(called) { RETURN(called); }
     """
     assert run_script(CALLS_PYTHON, compile(source), timeout=120) == "80\n"
+
+
+# Its destructor waits for a thread that needs the interpreter. The function is dropped while it is
+# being called, and what is thrown then lets go of the code.
+WAITS_AT_UNLOAD = """
+#include <tvm/ffi/function.h>
+
+#include <cstdlib>
+#include <stdexcept>
+
+#include <unistd.h>
+namespace ffi = tvm::ffi;
+static volatile int64_t* flag;
+struct AtUnload {
+  ~AtUnload() {
+    flag[0] = 1;
+    for (int i = 0; i < 5000 && !flag[1]; ++i) usleep(1000);
+    flag[2] = flag[1];
+  }
+};
+static AtUnload at_unload;
+ffi::Function Make(int64_t address) {
+  flag = (volatile int64_t*)address;
+  return ffi::Function::FromTyped([]() {
+    ffi::Function::GetGlobalRequired("testing.let_go")();
+    throw std::runtime_error("thrown");
+  });
+}
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(make, Make);
+"""
+CALLS = """
+#include <tvm/ffi/function.h>
+
+#include <stdexcept>
+namespace ffi = tvm::ffi;
+static ffi::Function held;
+void Hold(ffi::Function function) { held = std::move(function); }
+void LetGo() { held = ffi::Function(); }
+int64_t Call() {
+  const ffi::Function& function = held;
+  try {
+    function();
+  } catch (const std::runtime_error&) {
+    return 1;
+  }
+  return 0;
+}
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(hold, Hold);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(let_go, LetGo);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(call, Call);
+"""
+
+
+def test_code_that_is_let_go_of_in_a_call_is_unloaded_without_the_gil(
+    session: tol.Session, compile: Compiler
+) -> None:
+    flag = (ctypes.c_int64 * 3)()
+    caller = session.load(compile.cxx(CALLS))
+    dylib = session.load(compile.cxx(WAITS_AT_UNLOAD))
+    caller["hold"](dylib["make"](ctypes.addressof(flag)))
+
+    def let_go() -> None:
+        dylib.close()
+        caller["let_go"]()
+
+    def answer() -> None:
+        while not flag[0]:
+            time.sleep(0.001)
+        flag[1] = 1
+
+    tvm_ffi.register_global_func("testing.let_go", let_go, override=True)
+    answerer = threading.Thread(target=answer)
+    answerer.start()
+    call = caller["call"]
+    call.release_gil = False
+    try:
+        assert call() == 1
+    finally:
+        flag[0] = 1
+        answerer.join()
+        tvm_ffi.register_global_func("testing.let_go", lambda: None, override=True)
+    assert flag[2] == 1

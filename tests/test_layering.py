@@ -12,6 +12,7 @@ NATIVE = Path(__file__).parent.parent / "native"
 LAYERS = [
     "error",
     "fork_lock",
+    "interpreter_lock",
     "exit_handlers",
     "headroom",
     "relocation",
