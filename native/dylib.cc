@@ -45,7 +45,7 @@ std::shared_ptr<Dylib> Dylib::Create(std::shared_ptr<Session> session,
   std::string reserved = session->ReserveName(name);
   std::shared_ptr<Dylib> dylib(new Dylib(session, reserved));
   for (Link& link : link_order) {
-    if (link.dylib) link.dylib->AddUser(User::kOther);
+    if (link.dylib) link.dylib->AddUser();
     dylib->link_order_.push_back(std::move(link));
   }
   return dylib;
@@ -140,12 +140,11 @@ void Dylib::LeaveSession() {
   if (!left_session_.exchange(true)) session_->Remove(name_);
 }
 
-void Dylib::AddUser(User kind) {
+void Dylib::AddUser() {
   std::lock_guard<Mutex> lock(mutex_);
   // What is closed already cannot be linked to.
-  if (kind == User::kOther && abandoned_) ThrowIfClosed();
+  if (abandoned_) ThrowIfClosed();
   ++users_;
-  if (kind == User::kThread) ++thread_users_;
 }
 
 void Dylib::RemoveUser(User kind, Loaded* of) {
@@ -164,33 +163,43 @@ std::shared_ptr<void> Dylib::KeepCodeAt(const void* address) {
   return owner ? static_cast<Loaded*>(owner)->Keep() : nullptr;
 }
 
-std::shared_ptr<void> Dylib::Loaded::Keep() {
-  std::lock_guard<Mutex> lock(dylib.mutex_);
-  std::shared_ptr<void> result = kept.lock();
-  if (!result) {
-    // Moved out, since the deleter itself lives for as long as `kept` refers to it.
-    auto remove = [this, self = dylib.shared_from_this()](void*) mutable {
-      auto owner = std::move(self);
-      owner->RemoveUser(User::kOther, this);
-    };
-    result = std::shared_ptr<void>(&dylib, std::move(remove));
-    kept = result;
-    ++users;
-    ++dylib.users_;
+// Made before it is counted: there may be no memory for it.
+struct Dylib::Use {
+  ~Use() {
+    if (dylib) dylib->RemoveUser(kind, of);
   }
-  return result;
+  std::shared_ptr<Dylib> dylib;
+  User kind;
+  Loaded* of;
+};
+
+std::shared_ptr<void> Dylib::Loaded::Keep() {
+  {
+    std::lock_guard<Mutex> lock(dylib.mutex_);
+    if (std::shared_ptr<void> known = kept.lock()) return known;
+  }
+  auto use = std::make_shared<Use>();
+  std::lock_guard<Mutex> lock(dylib.mutex_);
+  if (std::shared_ptr<void> known = kept.lock()) return known;
+  Count(*use, User::kOther);
+  kept = use;
+  return use;
 }
 
 std::shared_ptr<void> Dylib::Loaded::KeepForThread() {
-  {
-    std::lock_guard<Mutex> lock(dylib.mutex_);
-    ++users;
-    ++dylib.users_;
-    ++dylib.thread_users_;
-  }
-  return std::shared_ptr<void>(&dylib, [this, self = dylib.shared_from_this()](void*) {
-    self->RemoveUser(User::kThread, this);
-  });
+  auto use = std::make_shared<Use>();
+  std::lock_guard<Mutex> lock(dylib.mutex_);
+  Count(*use, User::kThread);
+  return use;
+}
+
+void Dylib::Loaded::Count(Use& use, User kind) {
+  use.dylib = dylib.shared_from_this();
+  use.kind = kind;
+  use.of = this;
+  ++users;
+  ++dylib.users_;
+  if (kind == User::kThread) ++dylib.thread_users_;
 }
 
 void Dylib::Abandon() {

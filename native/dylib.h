@@ -86,8 +86,8 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   void Drop();
   void TryUnload() override;
 
-  // The code at this address, which leads to the dylib and stays in memory until the result is
-  // gone; null where no dylib's code is there. For use by whoever knows that the code is loaded.
+  // The code at this address, which stays in memory until the result is gone; null where no dylib's
+  // code is there. For use by whoever knows that the code is loaded. Throws std::bad_alloc.
   static std::shared_ptr<void> KeepCodeAt(const void* address);
   // The message of the SessionClosedError for this dylib.
   std::string ClosedMessage() const;
@@ -125,10 +125,13 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
     // one does, after everything else.
     std::optional<Found> FindInDependencies(const llvm::orc::SymbolStringPtr& name) const;
   };
+  enum class User { kOther, kThread };
+  struct Use;
   struct Loaded : CodeOwner {
     explicit Loaded(Dylib& owner) : dylib(owner) {}
     std::shared_ptr<void> Keep();
     std::shared_ptr<void> KeepForThread() override;
+    void Count(Use& use, User kind);
 
     Dylib& dylib;
     Image image;
@@ -138,7 +141,6 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
     std::weak_ptr<void> kept;  // what Keep has given
     std::vector<std::shared_ptr<SharedLibrary>> libraries;  // of a failed load
   };
-  enum class User { kOther, kThread };
   // The right to change what is loaded, for one thread at a time.
   class Turn {
    public:
@@ -192,7 +194,7 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   // Notes that a symbol's address is given to somebody, who may use it after a failed load.
   void NoteUse(const Found& found) const;
   void Undo(std::list<Loaded>& loaded, bool is_used);
-  void AddUser(User kind);
+  void AddUser();
   void RemoveUser(User kind, Loaded* of = nullptr);
   void Abandon();
   // Where nothing needs the code, and `is_left` says that no call is inside.

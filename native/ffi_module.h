@@ -13,6 +13,7 @@
 #include <tvm/ffi/function.h>
 
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <variant>
@@ -92,15 +93,13 @@ class ExportedFunctionObj : public tvm::ffi::FunctionObj {
 
   // As TVMFFISafeCallType; a call through a closed gate fails with a SessionClosedError.
   int Call(const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result) const {
-    CallScope scope(gate_);
-    if (!scope.entered()) return RaiseClosed();
-    int code = code_(nullptr, args, num_args, result);
-    if (__builtin_expect(code == 0, true)) {
-      KeepCodeOf(*result);
-    } else {
-      KeepCodeOfRaisedError();
+    try {
+      CallScope scope(gate_);  // a thread's first one needs memory
+      if (!scope.entered()) return RaiseClosed();
+      return KeepCodeOfOutcome(code_(nullptr, args, num_args, result), *result);
+    } catch (const std::bad_alloc&) {
+      return RaiseOutOfMemory();
     }
-    return code;
   }
 
  private:

@@ -9,6 +9,7 @@
 #include <array>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -25,6 +26,10 @@ namespace ffi = tvm::ffi;
 
 using Deleter = void (*)(void*, int);
 using Code = std::shared_ptr<void>;
+
+ffi::Error OutOfMemory() { return ffi::Error("MemoryError", "out of memory in a call", ""); }
+// For when there is no memory for an error.
+const ffi::Error* spare_error = nullptr;
 
 // What an object had before its pointers were replaced.
 struct Kept {
@@ -88,13 +93,7 @@ void DeleteObject(void* object, int flags) {
 int CallFunction(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result) {
   // The code is kept for the call, too: the callee may drop itself.
   Kept kept = Objects().Find(self);
-  int code = kept.calls.safe_call(self, args, num_args, result);
-  if (code == 0) {
-    KeepCodeOf(*result);
-  } else {
-    KeepCodeOfRaisedError();
-  }
-  return code;
+  return KeepCodeOfOutcome(kept.calls.safe_call(self, args, num_args, result), *result);
 }
 
 // As FunctionObj::FCall.
@@ -107,6 +106,10 @@ void CallFunctionFromCxx(const ffi::FunctionObj* self, const ffi::AnyView* args,
   } catch (const ffi::Error& error) {
     KeepCodeOf(ffi::AnyView(error).CopyToTVMFFIAny());
     throw;
+  } catch (const std::bad_alloc&) {
+    *result = nullptr;  // while its code is there
+    RaiseOutOfMemory();
+    throw ffi::detail::MoveFromSafeCallRaised();
   }
 }
 
@@ -228,6 +231,18 @@ void KeepFor(void* object, void* function) {
   }
 }
 
+// What loaded code has asked tvm-ffi for is dropped if its code can't be kept.
+int KeepForCreated(int code, TVMFFIObjectHandle* created, void* function) {
+  if (code != 0) return code;
+  try {
+    KeepFor(*created, function);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    TVMFFIObjectDecRef(std::exchange(*created, nullptr));
+    return RaiseOutOfMemory();
+  }
+}
+
 // What tvm-ffi knows for ever keeps the code for ever.
 void KeepForEver(const void* function) {
   if (Code code = Dylib::KeepCodeAt(function)) new Code(std::move(code));
@@ -236,78 +251,119 @@ void KeepForEver(const void* function) {
 int FunctionCreate(void* self, TVMFFISafeCallType safe_call, void (*deleter)(void*),
                    TVMFFIObjectHandle* out) {
   int code = TVMFFIFunctionCreate(self, safe_call, deleter, out);
-  if (code == 0) KeepFor(*out, reinterpret_cast<void*>(safe_call));
-  return code;
+  return KeepForCreated(code, out, reinterpret_cast<void*>(safe_call));
 }
 
 int ObjectCreateOpaque(void* handle, int32_t type_index, void (*deleter)(void*),
                        TVMFFIObjectHandle* out) {
   int code = TVMFFIObjectCreateOpaque(handle, type_index, deleter, out);
-  if (code == 0) KeepFor(*out, reinterpret_cast<void*>(deleter));
-  return code;
+  return KeepForCreated(code, out, reinterpret_cast<void*>(deleter));
 }
 
 int TensorFromDLPack(DLManagedTensor* from, int32_t alignment, int32_t contiguous,
                      TVMFFIObjectHandle* out) {
   void* deleter = from ? reinterpret_cast<void*>(from->deleter) : nullptr;
   int code = TVMFFITensorFromDLPack(from, alignment, contiguous, out);
-  if (code == 0) KeepFor(*out, deleter);
-  return code;
+  return KeepForCreated(code, out, deleter);
 }
 
 int TensorFromDLPackVersioned(DLManagedTensorVersioned* from, int32_t alignment, int32_t contiguous,
                               TVMFFIObjectHandle* out) {
   void* deleter = from ? reinterpret_cast<void*>(from->deleter) : nullptr;
   int code = TVMFFITensorFromDLPackVersioned(from, alignment, contiguous, out);
-  if (code == 0) KeepFor(*out, deleter);
-  return code;
+  return KeepForCreated(code, out, deleter);
+}
+
+// Calls `keep` and, if there was memory for it, `call`.
+template <typename Keep, typename Call>
+int KeepAndCall(const Keep& keep, const Call& call) {
+  try {
+    keep();
+  } catch (const std::bad_alloc&) {
+    return RaiseOutOfMemory();
+  }
+  return call();
 }
 
 int FunctionSetGlobal(const TVMFFIByteArray* name, TVMFFIObjectHandle function, int override) {
-  if (function) Walk().Visit(static_cast<TVMFFIObject*>(function));
-  return TVMFFIFunctionSetGlobal(name, function, override);
+  return KeepAndCall(
+      [&] {
+        if (function) Walk().Visit(static_cast<TVMFFIObject*>(function));
+      },
+      [&] { return TVMFFIFunctionSetGlobal(name, function, override); });
 }
 
 int FunctionSetGlobalFromMethodInfo(const TVMFFIMethodInfo* method, int override) {
-  KeepCodeOf(method->method);
-  return TVMFFIFunctionSetGlobalFromMethodInfo(method, override);
+  return KeepAndCall([&] { KeepCodeOf(method->method); },
+                     [&] { return TVMFFIFunctionSetGlobalFromMethodInfo(method, override); });
 }
 
 int TypeRegisterMethod(int32_t type_index, const TVMFFIMethodInfo* method) {
-  KeepCodeOf(method->method);
-  return TVMFFITypeRegisterMethod(type_index, method);
+  return KeepAndCall([&] { KeepCodeOf(method->method); },
+                     [&] { return TVMFFITypeRegisterMethod(type_index, method); });
 }
 
 int TypeRegisterField(int32_t type_index, const TVMFFIFieldInfo* field) {
-  KeepForEver(reinterpret_cast<void*>(field->getter));
-  KeepCodeOf(field->default_value_or_factory);
-  return TVMFFITypeRegisterField(type_index, field);
+  return KeepAndCall(
+      [&] {
+        KeepForEver(reinterpret_cast<void*>(field->getter));
+        KeepCodeOf(field->default_value_or_factory);
+      },
+      [&] { return TVMFFITypeRegisterField(type_index, field); });
 }
 
 int TypeRegisterMetadata(int32_t type_index, const TVMFFITypeMetadata* metadata) {
-  KeepForEver(reinterpret_cast<void*>(metadata->creator));
-  return TVMFFITypeRegisterMetadata(type_index, metadata);
+  return KeepAndCall([&] { KeepForEver(reinterpret_cast<void*>(metadata->creator)); },
+                     [&] { return TVMFFITypeRegisterMetadata(type_index, metadata); });
 }
 
 int TypeRegisterAttr(int32_t type_index, const TVMFFIByteArray* name, const TVMFFIAny* value) {
-  KeepCodeOf(*value);
-  return TVMFFITypeRegisterAttr(type_index, name, value);
+  return KeepAndCall([&] { KeepCodeOf(*value); },
+                     [&] { return TVMFFITypeRegisterAttr(type_index, name, value); });
 }
 
 }  // namespace
 
-void KeepCodeOfObjects(const TVMFFIAny& value) { Walk().Visit(value.v_obj); }
+void KeepCodeOf(const TVMFFIAny& value) {
+  if (value.type_index >= kTVMFFIStaticObjectBegin) Walk().Visit(value.v_obj);
+}
 
-void KeepCodeOfRaisedError() {
+int RaiseOutOfMemory() {
+  try {
+    ffi::detail::SetSafeCallRaised(OutOfMemory());
+  } catch (const std::bad_alloc&) {
+    ffi::detail::SetSafeCallRaised(*spare_error);
+  }
+  return -1;
+}
+
+int KeepCodeOfResult(TVMFFIAny& result) {
+  try {
+    KeepCodeOf(result);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    TVMFFIObjectDecRef(result.v_obj);
+    result = {};
+    return RaiseOutOfMemory();
+  }
+}
+
+int KeepCodeOfRaisedError(int code) {
   TVMFFIObjectHandle error = nullptr;
   TVMFFIErrorMoveFromRaised(&error);
-  if (!error) return;
-  Walk().Visit(static_cast<TVMFFIObject*>(error));
-  TVMFFIErrorSetRaised(error);
+  if (!error) return code;
+  try {
+    Walk().Visit(static_cast<TVMFFIObject*>(error));
+    TVMFFIErrorSetRaised(error);
+  } catch (const std::bad_alloc&) {
+    code = RaiseOutOfMemory();
+  }
   TVMFFIObjectDecRef(error);
+  return code;
 }
 
 void WatchObjectRegistration() {
+  spare_error = new ffi::Error(OutOfMemory());
   auto replace = [](const char* name, auto* function) {
     ReplaceProcessSymbol(name, reinterpret_cast<void*>(function));
   };

@@ -17,14 +17,23 @@
 namespace object_loader {
 
 // Makes the objects that `value` leads to keep their code. For use by the one who owns `value`.
-void KeepCodeOfObjects(const TVMFFIAny& value);
-inline void KeepCodeOf(const TVMFFIAny& value) {
-  if (__builtin_expect(value.type_index >= kTVMFFIStaticObjectBegin, false)) {
-    KeepCodeOfObjects(value);
-  }
+// Throws std::bad_alloc.
+void KeepCodeOf(const TVMFFIAny& value);
+
+// Raises a MemoryError in this thread; returns what a function of tvm-ffi's calling convention then
+// does.
+int RaiseOutOfMemory();
+
+// The same as KeepCodeOf for what a call that returned `code` left, its result or the error that it
+// has raised. Returns what is to be returned in the place of `code`: where there is no memory, the
+// result or the error is dropped for a MemoryError.
+int KeepCodeOfResult(TVMFFIAny& result);
+int KeepCodeOfRaisedError(int code);
+inline int KeepCodeOfOutcome(int code, TVMFFIAny& result) {
+  if (__builtin_expect(code != 0, false)) return KeepCodeOfRaisedError(code);
+  if (__builtin_expect(result.type_index < kTVMFFIStaticObjectBegin, true)) return 0;
+  return KeepCodeOfResult(result);
 }
-// The same for the error that this thread has raised.
-void KeepCodeOfRaisedError();
 
 // Loaded code that hands objects, or functions for them, to tvm-ffi itself calls functions of this
 // file instead.

@@ -2,6 +2,7 @@
 #include "thread_exit.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 extern "C" int __cxa_thread_atexit_impl(void (*destructor)(void*), void* object, void* dso_handle);
@@ -37,12 +38,18 @@ int AtThreadExit(void (*destructor)(void*), void* object, void* dso_handle) {
   if (!handle || handle->self != handle || !handle->owner) {
     return __cxa_thread_atexit_impl(destructor, object, dso_handle);
   }
-  if (!pending_of_thread) {
-    pending_of_thread = new std::vector<Pending>;
-    __cxa_thread_atexit_impl(RunAll, nullptr, &__dso_handle);
+  try {
+    if (!pending_of_thread) {
+      pending_of_thread = new std::vector<Pending>;
+      __cxa_thread_atexit_impl(RunAll, nullptr, &__dso_handle);
+    }
+    pending_of_thread->push_back({destructor, object, dso_handle, handle->owner->KeepForThread()});
+    return 0;
+  } catch (const std::bad_alloc&) {
+    // The object is constructed, and no compiler's code takes an exception here. As libstdc++'s own
+    // function does where it has no memory: the object is never destroyed.
+    return -1;
   }
-  pending_of_thread->push_back({destructor, object, dso_handle, handle->owner->KeepForThread()});
-  return 0;
 }
 
 bool IsOf(const Pending& pending, const std::vector<const void*>& dso_handles) {

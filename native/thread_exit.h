@@ -23,7 +23,8 @@ namespace object_loader {
 class CodeOwner {
  public:
   virtual ~CodeOwner() = default;
-  // The code stays in memory until the result is gone. Called by that code itself.
+  // The code stays in memory until the result is gone. Called by that code itself. Throws
+  // std::bad_alloc.
   virtual std::shared_ptr<void> KeepForThread() = 0;
 };
 
