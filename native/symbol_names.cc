@@ -53,6 +53,11 @@ std::string OriginHint(StringRef symbol) {
   auto is_of = [](StringRef name, StringRef prefix) {
     return name.consume_front(prefix) && !name.empty() && llvm::isUpper(name.front());
   };
+  if (symbol.starts_with("__cudaRegisterLinkedBinary_")) {
+    return " (device code that is not linked: load what `nvcc -dlink` makes of all objects "
+           "compiled "
+           "with -rdc=true together with them)";
+  }
   if (is_of(symbol, "cuda") || is_of(symbol, "__cuda")) {
     return " (in libcudart: load it first, ctypes.CDLL(\"libcudart.so\", ctypes.RTLD_GLOBAL))";
   }

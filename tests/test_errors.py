@@ -231,6 +231,7 @@ def test_errors_of_called_functions_are_not_ours(session: tol.Session, compile: 
         ("GOMP_no_such_function", "libgomp"),
         ("cudaNoSuchFunction", "libcudart"),
         ("__cudaNoSuchFunction", "libcudart"),
+        ("__cudaRegisterLinkedBinary_d1a49734_4_k_cu", "nvcc -dlink"),
         ("cuNoSuchFunction", "libcuda.so.1"),
         ("__asan_no_such_function", "-fsanitize"),
     ],

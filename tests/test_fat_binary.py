@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Objects with embedded GPU code: registered when they are loaded, un-registered before they go.
 
+(What nvcc itself makes is in test_nvcc.py, for machines that have it.)
+
 The objects have what `nvcc -c` and clang put into the host's side of a CUDA source; a library with
 the registration functions of the CUDA runtime takes the place of libcudart and notes what it sees.
 """
