@@ -5,6 +5,7 @@
 #include <tvm/ffi/extra/c_env_api.h>
 #include <tvm/ffi/memory.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -85,13 +86,17 @@ ffi::Module BuildImports(const char* binary, const ffi::Module& library, bool li
     std::string kind = reader.String();
     modules.push_back(kind == "_lib" ? library : LoadFromBytes(kind, reader.String()));
   }
+  // Checked beforehand: the library is not to be left with some of its imports.
+  auto names_no_module = [&](uint64_t child) { return child >= modules.size(); };
+  if ((!indptr.empty() && indptr.back() > child_indices.size()) ||
+      !std::is_sorted(indptr.begin(), indptr.end()) ||
+      std::any_of(child_indices.begin(), child_indices.end(), names_no_module)) {
+    TVM_FFI_THROW(RuntimeError) << ffi::symbol::tvm_ffi_library_bin
+                                << " names a module that it does not hold";
+  }
   for (size_t i = 0; i < modules.size(); ++i) {
     if (library_has_its_own && modules[i].same_as(library)) continue;
     for (uint64_t child = indptr[i]; child < indptr[i + 1]; ++child) {
-      if (child >= child_indices.size() || child_indices[child] >= modules.size()) {
-        TVM_FFI_THROW(RuntimeError)
-            << ffi::symbol::tvm_ffi_library_bin << " names a module that it does not hold";
-      }
       modules[i]->ImportModule(modules[child_indices[child]]);
     }
   }

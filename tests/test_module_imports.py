@@ -124,6 +124,19 @@ def test_an_unknown_kind_of_import_names_its_loader(
             load(path)
 
 
+def test_imports_that_are_wrong_leave_none(
+    session: tol.Session, compile: Compiler, kind: str
+) -> None:
+    blob = library_bin([[1, 7], []], [("_lib", None), (kind, b"10")])
+    dylib = session.create_dylib()
+    with pytest.raises(RuntimeError, match="names a module that it does not hold"):
+        dylib.load(compile(USES_IMPORTS + blob))
+    assert list(dylib.module.imports) == []
+    dylib.load(compile(USES_IMPORTS))
+    with pytest.raises(RuntimeError, match="imported"):
+        dylib["call_import"](3)
+
+
 def test_imports_can_be_added(session: tol.Session, compile: Compiler, kind: str) -> None:
     module, dlopened = both(session, compile, USES_IMPORTS)
     other = session.load_module(compile(IMPORTED, "-DFACTOR=2", "-DNAME=two"))
