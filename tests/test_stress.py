@@ -75,7 +75,7 @@ import ctypes, gc, os, random, sys, threading
 import tvm_ffi
 import tvm_ffi_object_loader as tol
 
-THREADS, ROUNDS = 16, 30
+THREADS, ROUNDS = 16, 400  # so many that a lock which is missing shows
 mode, *paths = sys.argv[1:]
 plain, outer, inner, throws = (open(path, "rb").read() for path in paths)
 events = (ctypes.c_int64 * 4)()
