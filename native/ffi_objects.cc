@@ -102,10 +102,12 @@ void CallFunctionFromCxx(const ffi::FunctionObj* self, const ffi::AnyView* args,
   Kept kept = Objects().Find(self);
   try {
     reinterpret_cast<ffi::FunctionObj::FCall>(kept.calls.cpp_call)(self, args, num_args, result);
-    KeepCodeOf(ffi::AnyView(*result).CopyToTVMFFIAny());
   } catch (const ffi::Error& error) {
     KeepCodeOf(ffi::AnyView(error).CopyToTVMFFIAny());
     throw;
+  }
+  try {
+    KeepCodeOf(ffi::AnyView(*result).CopyToTVMFFIAny());
   } catch (const std::bad_alloc&) {
     *result = nullptr;  // while its code is there
     RaiseOutOfMemory();
@@ -224,23 +226,25 @@ class Walk {
   std::vector<ffi::ObjectPtr<ffi::Object>> owned_;
 };
 
-void KeepFor(void* object, void* function) {
-  if (!object || IsKept(static_cast<TVMFFIObject*>(object))) return;
-  if (Code code = Dylib::KeepCodeAt(function)) {
-    Keep(static_cast<TVMFFIObject*>(object), std::move(code));
-  }
-}
-
-// What loaded code has asked tvm-ffi for is dropped if its code can't be kept.
-int KeepForCreated(int code, TVMFFIObjectHandle* created, void* function) {
-  if (code != 0) return code;
+// What loaded code has tvm-ffi make of a function of its own keeps the code.
+template <typename Create>
+int CreateAndKeep(void* function, TVMFFIObjectHandle* created, const Create& create) {
+  Code code;
   try {
-    KeepFor(*created, function);
-    return 0;
+    code = Dylib::KeepCodeAt(function);
   } catch (const std::bad_alloc&) {
-    TVMFFIObjectDecRef(std::exchange(*created, nullptr));
     return RaiseOutOfMemory();
   }
+  int failed = create();
+  if (failed || !code) return failed;
+  try {
+    Keep(static_cast<TVMFFIObject*>(*created), code);
+  } catch (const std::bad_alloc&) {
+    // What it was made of can't be given back, so the code stays for ever.
+    alignas(Code) char never_destroyed[sizeof(Code)];
+    new (never_destroyed) Code(std::move(code));
+  }
+  return 0;
 }
 
 // What tvm-ffi knows for ever keeps the code for ever.
@@ -250,28 +254,29 @@ void KeepForEver(const void* function) {
 
 int FunctionCreate(void* self, TVMFFISafeCallType safe_call, void (*deleter)(void*),
                    TVMFFIObjectHandle* out) {
-  int code = TVMFFIFunctionCreate(self, safe_call, deleter, out);
-  return KeepForCreated(code, out, reinterpret_cast<void*>(safe_call));
+  return CreateAndKeep(reinterpret_cast<void*>(safe_call), out,
+                       [&] { return TVMFFIFunctionCreate(self, safe_call, deleter, out); });
 }
 
 int ObjectCreateOpaque(void* handle, int32_t type_index, void (*deleter)(void*),
                        TVMFFIObjectHandle* out) {
-  int code = TVMFFIObjectCreateOpaque(handle, type_index, deleter, out);
-  return KeepForCreated(code, out, reinterpret_cast<void*>(deleter));
+  return CreateAndKeep(reinterpret_cast<void*>(deleter), out,
+                       [&] { return TVMFFIObjectCreateOpaque(handle, type_index, deleter, out); });
 }
 
 int TensorFromDLPack(DLManagedTensor* from, int32_t alignment, int32_t contiguous,
                      TVMFFIObjectHandle* out) {
   void* deleter = from ? reinterpret_cast<void*>(from->deleter) : nullptr;
-  int code = TVMFFITensorFromDLPack(from, alignment, contiguous, out);
-  return KeepForCreated(code, out, deleter);
+  return CreateAndKeep(deleter, out,
+                       [&] { return TVMFFITensorFromDLPack(from, alignment, contiguous, out); });
 }
 
 int TensorFromDLPackVersioned(DLManagedTensorVersioned* from, int32_t alignment, int32_t contiguous,
                               TVMFFIObjectHandle* out) {
   void* deleter = from ? reinterpret_cast<void*>(from->deleter) : nullptr;
-  int code = TVMFFITensorFromDLPackVersioned(from, alignment, contiguous, out);
-  return KeepForCreated(code, out, deleter);
+  return CreateAndKeep(deleter, out, [&] {
+    return TVMFFITensorFromDLPackVersioned(from, alignment, contiguous, out);
+  });
 }
 
 // Calls `keep` and, if there was memory for it, `call`.
