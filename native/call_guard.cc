@@ -29,7 +29,7 @@ bool NeedsFence() {
 
 }  // namespace
 
-thread_local ThreadRecord* CallScope::this_thread_ = nullptr;
+__thread ThreadRecord* CallScope::this_thread_ = nullptr;
 bool CallScope::needs_fence_ = NeedsFence();
 
 // Gives the record back when its thread ends.

@@ -104,7 +104,8 @@ class CallScope {
   static ThreadRecord& Register();
 
   // initial-exec: one load, no call to __tls_get_addr; the pointer fits in the static TLS reserve.
-  static thread_local ThreadRecord* this_thread_ __attribute__((tls_model("initial-exec")));
+  // __thread, since elsewhere a thread_local might need to be initialized first.
+  static __thread ThreadRecord* this_thread_ __attribute__((tls_model("initial-exec")));
   static bool needs_fence_;  // no membarrier on this kernel
 
   friend class CallGate;
