@@ -73,7 +73,6 @@ TARGETS = (
         "call with a NumPy or PyTorch array",
         ("call/numpy/released", "call/torch/released"),
         *(DLOPEN, 1.0, 1.3),
-        bound="packed by tvm_ffi.Function itself, behind one more C call",
     ),
     Target("load + look up + first call, C object", ("load/c",), DLOPEN, 1.0, 2.0),
     Target("load + look up + first call, C++ object", ("load/cpp",), PEER, 0.6, 1.2),

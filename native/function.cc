@@ -3,11 +3,12 @@
 
 #include <cxxabi.h>
 #include <structmember.h>
+#include <tvm/ffi/extra/c_env_api.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <utility>
 
+#include "function_arguments.h"
 #include "interpreter_lock.h"
 
 namespace object_loader {
@@ -17,9 +18,10 @@ namespace {
 namespace ffi = tvm::ffi;
 
 // tvm-ffi makes its Python objects in one place only: where a call returns. So these are functions
-// to call through tvm_ffi.Function; one returns what was left in `handed_over`, the other one fails
-// with the error that was left in tvm-ffi.
+// to call through tvm_ffi.Function: the first one returns what was left in `handed_over`, the
+// second one its second argument, and the third one fails with the error that was left in tvm-ffi.
 PyObject* return_value = nullptr;
+PyObject* return_second = nullptr;
 PyObject* raise_error = nullptr;
 thread_local TVMFFIAny handed_over = {};
 thread_local int failed_with = -1;
@@ -27,6 +29,10 @@ thread_local int failed_with = -1;
 int ReturnValue(void*, const TVMFFIAny*, int32_t, TVMFFIAny* result) {
   *result = std::exchange(handed_over, {});
   return 0;
+}
+
+int ReturnSecond(void*, const TVMFFIAny* args, int32_t, TVMFFIAny* result) {
+  return TVMFFIAnyViewToOwnedAny(&args[1], result);
 }
 
 int RaiseError(void*, const TVMFFIAny*, int32_t, TVMFFIAny*) { return failed_with; }
@@ -57,114 +63,12 @@ void ReenterInterpreter(void* state) {
   }
 }
 
-// tvm-ffi's Python types. The offsets are of fields that their own code reads on every call; they
-// are found by experiment (see FindFields), and the fast call is not used where that fails.
-struct {
-  PyTypeObject* object = nullptr;
-  PyTypeObject* container = nullptr;
-  PyTypeObject* function = nullptr;
-  Py_ssize_t handle_offset = 0;        // of the void* that is the object
-  Py_ssize_t exchange_api_offset = 0;  // of a container's only field: its framework's API, or null
-  Py_ssize_t release_gil_offset = 0;   // of the int that says whether calls release the GIL
-} types;
-
 PyTypeObject* fast_function_type = nullptr;  // null: not available
 Py_ssize_t vectorcall_offset = 0;
 
-template <typename T>
-T& FieldAt(PyObject* object, Py_ssize_t offset) {
-  return *reinterpret_cast<T*>(reinterpret_cast<char*>(object) + offset);
-}
-
-TVMFFIObject* HandleOf(PyObject* object) {
-  return FieldAt<TVMFFIObject*>(object, types.handle_offset);
-}
-
-// Arguments in tvm-ffi's form, and the references that this took.
-class PackedArguments {
- public:
-  static constexpr Py_ssize_t kMost = 16;
-
-  ~PackedArguments() {
-    for (int i = 0; i < owned_count_; ++i) TVMFFIObjectDecRef(owned_[i]);
-  }
-
-  // Returns false where tvm_ffi.Function has to do it.
-  bool Pack(PyObject* const* arguments, Py_ssize_t count) {
-    for (Py_ssize_t i = 0; i < count; ++i) {
-      if (!PackOne(arguments[i], values_[i])) return false;
-    }
-    return true;
-  }
-
-  const TVMFFIAny* values() const { return values_; }
-
- private:
-  bool PackOne(PyObject* argument, TVMFFIAny& value) {
-    PyTypeObject* type = Py_TYPE(argument);
-    value.zero_padding = 0;
-    if (type == &PyLong_Type) {
-      int overflow;
-      value.type_index = kTVMFFIInt;
-      value.v_int64 = PyLong_AsLongLongAndOverflow(argument, &overflow);
-      return overflow == 0;
-    }
-    if (type == &PyFloat_Type) {
-      value.type_index = kTVMFFIFloat;
-      value.v_float64 = PyFloat_AS_DOUBLE(argument);
-      return true;
-    }
-    if (type == &PyBool_Type) {
-      value.type_index = kTVMFFIBool;
-      value.v_int64 = argument == Py_True;
-      return true;
-    }
-    if (argument == Py_None) {
-      value.type_index = kTVMFFINone;
-      value.v_int64 = 0;
-      return true;
-    }
-    if (type == &PyUnicode_Type) {
-      Py_ssize_t size;
-      const char* text = PyUnicode_AsUTF8AndSize(argument, &size);
-      if (!text) {
-        PyErr_Clear();
-        return false;
-      }
-      return Own(TVMFFIStringFromByteArray, {text, static_cast<size_t>(size)}, value);
-    }
-    if (type == &PyBytes_Type) {
-      return Own(TVMFFIBytesFromByteArray,
-                 {PyBytes_AS_STRING(argument), static_cast<size_t>(PyBytes_GET_SIZE(argument))},
-                 value);
-    }
-    if (!PyType_IsSubtype(type, types.object)) return false;
-    if (PyType_IsSubtype(type, types.container) &&
-        (types.exchange_api_offset == 0 || FieldAt<void*>(argument, types.exchange_api_offset))) {
-      return false;  // a container from a framework, whose stream the call is to run on
-    }
-    TVMFFIObject* handle = HandleOf(argument);
-    if (!handle) return false;  // a view of a DLTensor, or moved from
-    value.type_index = handle->type_index;
-    value.v_obj = handle;
-    return true;
-  }
-
-  bool Own(int (*convert)(const TVMFFIByteArray*, TVMFFIAny*), TVMFFIByteArray content,
-           TVMFFIAny& value) {
-    value.type_index = kTVMFFINone;
-    if (convert(&content, &value) != 0) return false;
-    if (value.type_index >= kTVMFFIStaticObjectBegin) owned_[owned_count_++] = value.v_obj;
-    return true;
-  }
-
-  TVMFFIAny values_[kMost];
-  TVMFFIObject* owned_[kMost];
-  int owned_count_ = 0;
-};
-
-PyObject* CallBase(PyObject* self, PyObject* const* arguments, Py_ssize_t count,
-                   PyObject* keywords) {
+// Out of the way: its variables would take the registers of what is fast.
+__attribute__((noinline, cold)) PyObject* CallBase(PyObject* self, PyObject* const* arguments,
+                                                   Py_ssize_t count, PyObject* keywords) {
   PyObject* positional = PyTuple_New(count);
   PyObject* named = keywords ? PyDict_New() : nullptr;
   PyObject* result = nullptr;
@@ -181,28 +85,88 @@ PyObject* CallBase(PyObject* self, PyObject* const* arguments, Py_ssize_t count,
   return result;
 }
 
+inline int Run(PyObject* self, const ExportedFunctionObj& function, const TVMFFIAny* arguments,
+               int32_t count, TVMFFIAny* result) {
+  if (!FieldAt<int>(self, types.release_gil_offset)) return function.Call(arguments, count, result);
+  PyThreadState* state = PyEval_SaveThread();
+  int code = function.Call(arguments, count, result);
+  ReenterInterpreter(state);
+  return code;
+}
+
+// The same on the stream that the framework works on, and with its allocator.
+int RunWithFramework(PyObject* self, const ExportedFunctionObj& function,
+                     const PackedArguments& packed, int32_t count, TVMFFIAny* result) {
+  const Framework& framework = packed.framework();
+  bool has_stream = framework.device_type != -1;
+  TVMFFIStreamHandle stream = nullptr;
+  if (has_stream) {
+    int code =
+        TVMFFIEnvSetStream(framework.device_type, framework.device_id, framework.stream, &stream);
+    if (code != 0) return code;
+  }
+  DLPackManagedTensorAllocator own_allocator = framework.api->managed_tensor_allocator;
+  DLPackManagedTensorAllocator allocator = nullptr;
+  if (own_allocator) {
+    int code = TVMFFIEnvSetDLPackManagedTensorAllocator(own_allocator, 0, &allocator);
+    if (code != 0) return code;
+  }
+  int code = Run(self, function, packed.values(), count, result);
+  // Setting back what was there does not fail.
+  if (has_stream && stream != framework.stream) {
+    TVMFFIEnvSetStream(framework.device_type, framework.device_id, stream, nullptr);
+  }
+  if (allocator != own_allocator) {
+    TVMFFIEnvSetDLPackManagedTensorAllocator(allocator, 0, nullptr);
+  }
+  return code;
+}
+
+// An object that a call with arrays of a framework returned. A tensor becomes the framework's, and
+// a container gives out such ones.
+PyObject* ReturnToFramework(TVMFFIAny value, const Framework& framework) {
+  if (value.type_index != kTVMFFITensor) {
+    PyObject* object = Return(value);
+    if (!object || !PyType_IsSubtype(Py_TYPE(object), types.container)) return object;
+    // tvm-ffi tells the framework by the other argument.
+    PyObject* arguments[] = {framework.array, object};
+    PyObject* result = PyObject_Vectorcall(return_second, arguments, 2, nullptr);
+    Py_DECREF(object);
+    return result;
+  }
+  auto convert = framework.api->managed_tensor_to_py_object_no_sync;
+  DLManagedTensorVersioned* managed;
+  if (!convert || TVMFFITensorToDLPackVersioned(value.v_obj, &managed) != 0) return Return(value);
+  void* array;
+  if (convert(managed, &array) != 0) {
+    PyErr_Clear();
+    if (managed->deleter) managed->deleter(managed);
+    return Return(value);
+  }
+  TVMFFIObjectDecRef(value.v_obj);
+  return static_cast<PyObject*>(array);
+}
+
 PyObject* Call(PyObject* self, PyObject* const* arguments, size_t flags, PyObject* keywords) {
   Py_ssize_t count = PyVectorcall_NARGS(flags);
-  PackedArguments packed;
   TVMFFIObject* handle = HandleOf(self);
   // The handle can have been moved away, or another function's moved here.
-  if (keywords || count > PackedArguments::kMost || !ExportedFunctionObj::IsInstance(handle) ||
-      !packed.Pack(arguments, count)) {
+  if (__builtin_expect(
+          keywords || count > PackedArguments::kMost || !ExportedFunctionObj::IsInstance(handle),
+          false)) {
     return CallBase(self, arguments, count, keywords);
   }
+  PackedArguments packed;
+  if (!packed.Pack(arguments, count)) return CallBase(self, arguments, count, nullptr);
   TVMFFIAny result;
   result.type_index = kTVMFFINone;
   result.zero_padding = 0;
   result.v_int64 = 0;
-  int code;
-  auto* function = ExportedFunctionObj::From(handle);
-  if (FieldAt<int>(self, types.release_gil_offset)) {
-    PyThreadState* state = PyEval_SaveThread();
-    code = function->Call(packed.values(), static_cast<int32_t>(count), &result);
-    ReenterInterpreter(state);
-  } else {
-    code = function->Call(packed.values(), static_cast<int32_t>(count), &result);
-  }
+  const auto& function = *ExportedFunctionObj::From(handle);
+  auto number = static_cast<int32_t>(count);
+  bool in_framework = __builtin_expect(packed.framework().api != nullptr, false);
+  int code = in_framework ? RunWithFramework(self, function, packed, number, &result)
+                          : Run(self, function, packed.values(), number, &result);
   if (__builtin_expect(code != 0, false)) return Raise(code);
   switch (result.type_index) {
     case kTVMFFINone:
@@ -214,7 +178,9 @@ PyObject* Call(PyObject* self, PyObject* const* arguments, size_t flags, PyObjec
     case kTVMFFIFloat:
       return PyFloat_FromDouble(result.v_float64);
     default:
-      return Return(result);
+      return in_framework && result.type_index >= kTVMFFIStaticObjectBegin
+                 ? ReturnToFramework(result, packed.framework())
+                 : Return(result);
   }
 }
 
@@ -298,24 +264,6 @@ PyObject* FromExternC(TVMFFISafeCallType function) {
                              reinterpret_cast<unsigned long long>(function));
 }
 
-bool GetTypes() {
-  PyObject* core = PyImport_ImportModule("tvm_ffi.core");
-  if (!core) return false;
-  auto get = [&](const char* name) {
-    return reinterpret_cast<PyTypeObject*>(PyObject_GetAttrString(core, name));
-  };
-  types.object = get("CObject");
-  types.container = types.object ? get("CContainerBase") : nullptr;
-  types.function = types.container ? get("Function") : nullptr;
-  if (types.function && types.container->tp_base == types.object &&
-      types.container->tp_basicsize ==
-          types.object->tp_basicsize + static_cast<Py_ssize_t>(sizeof(void*))) {
-    types.exchange_api_offset = types.object->tp_basicsize;
-  }
-  Py_DECREF(core);
-  return types.function != nullptr;
-}
-
 }  // namespace
 
 PyObject* ToPython(ffi::ObjectRef object) {
@@ -342,10 +290,11 @@ bool InitFunctions() {
   SetInterpreterLock(LeaveInterpreter, ReenterInterpreter);
   WatchObjectRegistration();
   WatchImportLookups();
-  if (!GetTypes()) return false;
+  if (!InitArguments()) return false;
   return_value = FromExternC(ReturnValue);
+  return_second = FromExternC(ReturnSecond);
   raise_error = FromExternC(RaiseError);
-  if (!return_value || !raise_error || !FindFields(raise_error)) return false;
+  if (!return_value || !return_second || !raise_error || !FindFields(raise_error)) return false;
   // They pass on what was left for them; nothing may run in between, and nothing takes time.
   for (PyObject* function : {return_value, raise_error}) {
     if (PyObject_SetAttrString(function, "release_gil", Py_False) != 0) return false;

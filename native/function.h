@@ -3,8 +3,8 @@
 // From tvm-ffi's objects to Python's: functions, modules and errors leave the core through here.
 //
 // A function becomes an instance of a subclass of tvm_ffi.Function with a vectorcall slot: it packs
-// exact int, float, bool, None, str, bytes and tvm-ffi's own objects itself, calls the loaded code
-// through its gate, and unpacks numbers. Whatever else there is, arguments of other types,
+// common arguments itself (see function_arguments.h), calls the loaded code through its gate, and
+// unpacks numbers and tensors of frameworks. Whatever else there is, arguments of other types,
 // keywords, objects returned, errors raised, is left to tvm_ffi.Function, so it is the same there.
 //
 // Lifetime: such an instance owns a reference to the tvm-ffi function like any other instance of

@@ -20,6 +20,7 @@ import tvm_ffi
 
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
+from outcomes import Pair, outcome
 
 # `describe` gives what the callee sees of each argument: the type index, and the bits of values.
 CALLEE = """
@@ -168,38 +169,11 @@ ARGUMENTS: dict[str, Callable[[], object]] = {
 }
 
 
-class Pair:
-    def __init__(self, module: tvm_ffi.Module, dylib: tol.Dylib, name: str) -> None:
-        self.dlopened: Any = module.get_function(name)
-        self.loaded: Any = dylib.get_function(name)
-
-
 @pytest.fixture(scope="module")
 def pairs(compile: Compiler) -> dict[str, Pair]:
     path = compile.cxx(CALLEE, "-O2", "-fPIC")
     module, dylib = compile.dlopen(path), tol.Session().load(path)
     return {name: Pair(module, dylib, name) for name in ("describe", "echo", "typed")}
-
-
-def outcome(function: Any, *arguments: Any, **keywords: Any) -> tuple[object, ...]:
-    """The result in a form to compare, or the error."""
-    try:
-        result = function(*arguments, **keywords)
-    except Exception as error:
-        return (type(error), str(error))
-    return (type(result), plain(result))
-
-
-def plain(result: object) -> object:
-    if isinstance(result, (tvm_ffi.Array, tvm_ffi.List, list, tuple)):
-        return [plain(item) for item in result]
-    if isinstance(result, (tvm_ffi.Map, dict)):
-        return {key: plain(item) for key, item in result.items()}
-    if isinstance(result, tvm_ffi.Tensor):
-        return numpy.from_dlpack(result).tolist()
-    if isinstance(result, (tvm_ffi.Function, tvm_ffi.Object, Unknown)):
-        return type(result)
-    return repr(result)
 
 
 @pytest.mark.parametrize("kind", ARGUMENTS)
