@@ -206,8 +206,13 @@ void BindDylib(nb::module_& m) {
           },
           "name"_a, nb::sig("def get_function(self, name: str) -> tvm_ffi.Function"))
       .def(
-          "module", [](const PyDylib& self) { return Steal(ToPython(self.module->Root())); },
-          nb::sig("def module(self) -> tvm_ffi.Module"))
+          "module",
+          [](const PyDylib& self, nb::handle class_of) {
+            return Steal(ModuleToPython(self.module->Root(), class_of.ptr()));
+          },
+          "class_of"_a,
+          nb::sig("def module(self, class_of: collections.abc.Callable[[type[tvm_ffi.Module]], "
+                  "type[tvm_ffi.Module]]) -> tvm_ffi.Module"))
       .def(
           "close", [](const PyDylib& self) { self.dylib().Close(); },
           nb::call_guard<OutsideInterpreter>());
@@ -228,4 +233,7 @@ NB_MODULE(_native, m) {
   RunFinalizersAtExit();
   BindSession(m);
   BindDylib(m);
+  m.def(
+      "fast_function", [](nb::handle function) { return Steal(FastFunction(function.ptr())); },
+      "function"_a, nb::sig("def fast_function(function: tvm_ffi.Function) -> tvm_ffi.Function"));
 }

@@ -184,17 +184,20 @@ PyObject* Call(PyObject* self, PyObject* const* arguments, size_t flags, PyObjec
   }
 }
 
-PyObject* NewFastFunction(PyObject* function) {
+// An instance of `type`, which takes the handle of `plain`, an instance of a base of it, over; or
+// `plain`, if there are other references to it than the caller's.
+PyObject* Replace(PyObject* plain, PyTypeObject* type) {
+  if (Py_REFCNT(plain) != 1) return Py_NewRef(plain);
   PyObject* no_arguments = PyTuple_New(0);
   if (!no_arguments) return nullptr;
-  PyObject* fast = fast_function_type->tp_new(fast_function_type, no_arguments, nullptr);
+  PyObject* instance = type->tp_new(type, no_arguments, nullptr);
   Py_DECREF(no_arguments);
-  if (!fast) return nullptr;
-  FieldAt<vectorcallfunc>(fast, vectorcall_offset) = Call;
-  PyObject* moved = PyObject_CallMethod(fast, "__move_handle_from__", "O", function);
-  if (!moved) Py_CLEAR(fast);
+  if (!instance) return nullptr;
+  if (type == fast_function_type) FieldAt<vectorcallfunc>(instance, vectorcall_offset) = Call;
+  PyObject* moved = PyObject_CallMethod(instance, "__move_handle_from__", "O", plain);
+  if (!moved) Py_CLEAR(instance);
   Py_XDECREF(moved);
-  return fast;
+  return instance;
 }
 
 // Finds the fields of tvm_ffi.Function that the fast call reads: the word that is the value of
@@ -273,12 +276,29 @@ PyObject* ToPython(ffi::ObjectRef object) {
   return Return(value);
 }
 
+PyObject* FastFunction(PyObject* function) {
+  bool ours = fast_function_type && Py_TYPE(function) == types.function &&
+              ExportedFunctionObj::IsInstance(HandleOf(function));
+  return ours ? Replace(function, fast_function_type) : Py_NewRef(function);
+}
+
 PyObject* FunctionToPython(ffi::Function function) {
   PyObject* plain = ToPython(std::move(function));
-  if (!plain || !fast_function_type || Py_TYPE(plain) == fast_function_type) return plain;
-  PyObject* fast = NewFastFunction(plain);
+  if (!plain) return nullptr;
+  PyObject* fast = FastFunction(plain);
   Py_DECREF(plain);
   return fast;
+}
+
+PyObject* ModuleToPython(ffi::Module module, PyObject* class_of) {
+  PyObject* plain = ToPython(std::move(module));
+  // Somebody has it already: it may be one that was made here.
+  if (!plain || Py_REFCNT(plain) != 1) return plain;
+  PyObject* type = PyObject_CallOneArg(class_of, reinterpret_cast<PyObject*>(Py_TYPE(plain)));
+  PyObject* instance = type ? Replace(plain, reinterpret_cast<PyTypeObject*>(type)) : nullptr;
+  Py_XDECREF(type);
+  Py_DECREF(plain);
+  return instance;
 }
 
 void SetPythonError(const ffi::Error& error) {

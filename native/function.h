@@ -25,6 +25,13 @@ PyObject* ToPython(tvm::ffi::ObjectRef object);
 // The same for a function of a module.
 PyObject* FunctionToPython(tvm::ffi::Function function);
 
+// The same for a module: an instance of `class_of(type)`, where `type` is what tvm-ffi makes of it.
+PyObject* ModuleToPython(tvm::ffi::Module module, PyObject* class_of);
+
+// What FunctionToPython gives, made of a tvm_ffi.Function that only the caller has; others, and
+// those that are not of one of our modules, are returned as they are. A new reference.
+PyObject* FastFunction(PyObject* function);
+
 // Sets the Python error that tvm-ffi raises for `error`.
 void SetPythonError(const tvm::ffi::Error& error);
 

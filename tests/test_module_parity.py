@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,8 @@ import tvm_ffi
 
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
+from conftest import RunScript
+from tvm_ffi_object_loader import _native
 
 RICH = ("-O2", "-fPIC", "-DTVM_FFI_DLL_EXPORT_INCLUDE_METADATA=1")
 EXPORTED = [
@@ -219,3 +224,105 @@ def test_a_module_sees_later_loads(session: tol.Session, compile: Compiler) -> N
     dylib.load(compile(source))
     assert module.later() == 6
     assert dylib.module.later() == 6
+
+
+def test_functions_of_a_module_are_those_of_the_dylib(
+    session: tol.Session, add_object: Path
+) -> None:
+    dylib = session.load(add_object)
+    fast = type(dylib["add"])
+    assert issubclass(fast, tvm_ffi.Function)
+    assert fast is not tvm_ffi.Function
+    loader = tol.ObjectLoader(session=session).load(add_object)
+    for module in (
+        dylib.module,
+        loader.module,
+        session.load_module(add_object),
+        tol.load_module(add_object),
+    ):
+        for function in (module.get_function("add"), module["add"], module.add):
+            assert type(function) is fast
+            assert function(1, 2) == 3
+        assert module.add is module.add
+    assert type(tvm_ffi.load_module(add_object).get_function("add")) is tvm_ffi.Function
+
+
+ASPECTS: list[Callable[[tvm_ffi.Module], object]] = [
+    lambda module: type(module).__name__,
+    lambda module: type(module).__module__,
+    lambda module: type(module).__doc__,
+    lambda module: isinstance(module, tvm_ffi.Module),
+    lambda module: module.kind,
+    lambda module: list(module.imports),
+    lambda module: module.get_property_mask(),
+    lambda module: module == copy.copy([module])[0],
+    lambda module: module == tvm_ffi.convert([module])[0],
+    lambda module: hash(module) == hash(tvm_ffi.convert([module])[0]),
+    lambda module: tvm_ffi.convert([module])[0] is module,
+    lambda module: tvm_ffi.convert({"module": module})["module"].add(1, 2),
+    lambda module: type(tvm_ffi.convert(module)) is type(module),
+    lambda module: module.implements_function("add", True),
+    lambda module: module.get_function("absent"),
+    lambda module: module.get_function(3),  # type: ignore[arg-type]
+    lambda module: module.get_function(),  # type: ignore[call-arg]
+    lambda module: module.get_function("add", True, 1),  # type: ignore[call-arg]
+    lambda module: module.get_function(name="add", query_imports=False)(1, 2),
+    lambda module: module.get_function.__doc__,
+    lambda module: module.absent,
+    lambda module: module[3],  # type: ignore[index]
+    lambda module: module(),
+    lambda module: repr(module),
+    pickle.dumps,
+    copy.copy,
+    copy.deepcopy,
+    lambda module: setattr(module, "name", 5) or module.name,  # type: ignore[func-returns-value]
+]
+
+
+@pytest.mark.parametrize("aspect", ASPECTS, ids=range(len(ASPECTS)))
+def test_a_module_is_one_to_tvm_ffi(
+    ours: tvm_ffi.Module, dlopened: tvm_ffi.Module, aspect: Callable[[tvm_ffi.Module], object]
+) -> None:
+    assert outcome(aspect, (ours,)) == outcome(aspect, (dlopened,))
+
+
+def test_functions_of_imports_are_found(
+    session: tol.Session, compile: Compiler, add_object: Path
+) -> None:
+    dylib = session.load(compile('#include "safe_call.h"\nEXPORT(own) { RETURN(1); }\n'))
+    module = dylib.module
+    module.import_module(compile.dlopen(compile("rich.cc", *RICH)))
+    module.import_module(session.load_module(add_object))
+    with pytest.raises(AttributeError, match="negate"):
+        module.get_function("negate")
+    imported = module.get_function("negate", query_imports=True)
+    assert type(imported) is tvm_ffi.Function
+    assert imported(True) is False
+    assert module.get_function("add", True)(1, 2) == 3
+
+
+def test_a_function_that_somebody_has_is_left_to_them(add_object: Path) -> None:
+    held = tvm_ffi.load_module(add_object).get_function("add")
+    assert _native.fast_function(held) is held
+    assert held(1, 2) == 3
+
+
+def test_a_module_has_the_class_registered_for_modules(
+    run_script: RunScript, add_object: Path
+) -> None:
+    script = """
+import sys
+import tvm_ffi
+import tvm_ffi_object_loader as tol
+
+@tvm_ffi.register_object("ffi.Module")
+class Module(tvm_ffi.Module):
+    def sum(self, *numbers):
+        return self.get_function("add")(*numbers)
+
+module = tol.load_module(sys.argv[1])
+assert isinstance(module, Module)
+assert module.sum(1, 2) == 3
+assert type(module.add) is type(tol.default_session().load(sys.argv[1])["add"])
+"""
+    assert run_script(script, add_object) == ""

@@ -1,6 +1,6 @@
 """The linker behind tvm_ffi_object_loader."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tvm_ffi
 from typing_extensions import Buffer
@@ -49,6 +49,8 @@ class Dylib:
 
     def get_function(self, name: str) -> tvm_ffi.Function: ...
 
-    def module(self) -> tvm_ffi.Module: ...
+    def module(self, class_of: Callable[[type[tvm_ffi.Module]], type[tvm_ffi.Module]]) -> tvm_ffi.Module: ...
 
     def close(self) -> None: ...
+
+def fast_function(function: tvm_ffi.Function) -> tvm_ffi.Function: ...

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ._module import module_class
 from .errors import SessionClosedError
 
 if TYPE_CHECKING:
@@ -321,14 +322,14 @@ class Dylib:
     def module(self) -> tvm_ffi.Module:
         """The dylib as a `tvm_ffi.Module`: functions, imports, metadata and documentation.
 
-        It keeps the dylib loaded, but for `close`.
+        Its functions are those that `get_function` gives. It keeps the dylib loaded, but for `close`.
 
         Raises
         ------
         SessionClosedError
             If the dylib or its session is closed.
         """
-        return self._native.module()
+        return self._native.module(module_class)
 
     def close(self) -> None:
         """Unload the dylib now.

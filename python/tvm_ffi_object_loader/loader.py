@@ -263,6 +263,9 @@ def _load_from_file(path: str, _format: str) -> tvm_ffi.Module:
 def register_with_tvm_ffi() -> None:
     """Let ``tvm_ffi.load_module`` load ``.o`` and ``.a`` files through the default session.
 
+    tvm-ffi makes the module, so that its functions are plain `tvm_ffi.Function` objects: calls take
+    as long as those of a dlopened library's.
+
     It is done when the package is imported, and doing it again changes nothing.
 
     Raises
