@@ -63,6 +63,7 @@ void ReenterInterpreter(void* state) {
   }
 }
 
+PyObject* move_handle = nullptr;             // the name of a method
 PyTypeObject* fast_function_type = nullptr;  // null: not available
 Py_ssize_t vectorcall_offset = 0;
 
@@ -194,7 +195,7 @@ PyObject* Replace(PyObject* plain, PyTypeObject* type) {
   Py_DECREF(no_arguments);
   if (!instance) return nullptr;
   if (type == fast_function_type) FieldAt<vectorcallfunc>(instance, vectorcall_offset) = Call;
-  PyObject* moved = PyObject_CallMethod(instance, "__move_handle_from__", "O", plain);
+  PyObject* moved = PyObject_CallMethodOneArg(instance, move_handle, plain);
   if (!moved) Py_CLEAR(instance);
   Py_XDECREF(moved);
   return instance;
@@ -314,7 +315,9 @@ bool InitFunctions() {
   return_value = FromExternC(ReturnValue);
   return_second = FromExternC(ReturnSecond);
   raise_error = FromExternC(RaiseError);
-  if (!return_value || !return_second || !raise_error || !FindFields(raise_error)) return false;
+  move_handle = PyUnicode_InternFromString("__move_handle_from__");
+  if (!return_value || !return_second || !raise_error || !move_handle) return false;
+  if (!FindFields(raise_error)) return false;
   // They pass on what was left for them; nothing may run in between, and nothing takes time.
   for (PyObject* function : {return_value, raise_error}) {
     if (PyObject_SetAttrString(function, "release_gil", Py_False) != 0) return false;
