@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy
@@ -39,4 +40,4 @@ def plain(result: object) -> object:
             return (result.shape, result.dtype, result.device)
     if isinstance(result, tvm_ffi.core.CObject) or type(result).__repr__ is object.__repr__:
         return type(result)
-    return repr(result)
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(result))

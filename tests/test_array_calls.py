@@ -341,6 +341,31 @@ def test_a_call_runs_on_the_stream_of_the_framework(pairs: dict[str, Pair]) -> N
         assert list(pairs["streams"].loaded()) == [0, 0]
 
 
+def test_what_tvm_ffi_prefers_to_the_exchange_api(
+    pairs: dict[str, Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = Framework("both")
+    both.Array.__tvm_ffi_object__ = lambda _self: tvm_ffi.convert([1, 2])
+    # Read when a type is seen for the first time.
+    monkeypatch.setenv("TVM_FFI_SKIP_DLPACK_C_EXCHANGE_API", "1")
+    skipped = Framework("skipped")
+    not_a_table = Framework("not a table")
+    not_a_table.Array.__dlpack_c_exchange_api__ = "text"
+    expected = [outcome(pairs["describe"].dlopened, skipped.array())]
+    assert outcome(pairs["describe"].loaded, skipped.array()) == expected[0]
+    monkeypatch.undo()
+    for framework in (both, skipped, not_a_table):
+        expected.append(outcome(pairs["describe"].dlopened, framework.array()))
+        assert outcome(pairs["describe"].loaded, framework.array()) == expected[-1]
+    # An opaque object, an array, an opaque object, and an error.
+    assert [str(seen)[:30] for _, seen in expected] == [
+        "['74']",
+        "['71']",
+        "['74']",
+        "Expect a dlpack_exchange_api f",
+    ]
+
+
 TENSORS = {
     **{
         dtype: f"torch.arange(6).to(torch.{dtype}).reshape(2, 3)"
