@@ -241,6 +241,11 @@ bool FindFields(PyObject* function) {
 }
 
 bool MakeFastFunctionType() {
+#ifdef Py_GIL_DISABLED
+  // The fast call keeps a table of types, and reads objects, that the GIL guards. Without one all
+  // functions are tvm_ffi.Function's own.
+  return true;
+#endif
   if (types.handle_offset == 0 || types.release_gil_offset == 0) return true;
   vectorcall_offset = types.function->tp_basicsize;
   PyMemberDef members[] = {
@@ -293,8 +298,8 @@ PyObject* FunctionToPython(ffi::Function function) {
 
 PyObject* ModuleToPython(ffi::Module module, PyObject* class_of) {
   PyObject* plain = ToPython(std::move(module));
-  // Somebody has it already: it may be one that was made here.
-  if (!plain || Py_REFCNT(plain) != 1) return plain;
+  // Somebody may have it already, also as one that was made here.
+  if (!plain || !fast_function_type || Py_REFCNT(plain) != 1) return plain;
   PyObject* type = PyObject_CallOneArg(class_of, reinterpret_cast<PyObject*>(Py_TYPE(plain)));
   PyObject* instance = type ? Replace(plain, reinterpret_cast<PyTypeObject*>(type)) : nullptr;
   Py_XDECREF(type);

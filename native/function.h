@@ -8,7 +8,9 @@
 // keywords, objects returned, errors raised, is left to tvm_ffi.Function, so it is the same there.
 //
 // Lifetime: such an instance owns a reference to the tvm-ffi function like any other instance of
-// its base. Everything in this file needs the GIL.
+// its base. Everything in this file needs the GIL, or in a free-threaded Python a thread attached
+// to it; there, and where tvm-ffi's classes are not as expected, functions and modules remain as
+// tvm-ffi makes them.
 #ifndef OBJECT_LOADER_FUNCTION_H_
 #define OBJECT_LOADER_FUNCTION_H_
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,9 @@ def test_a_module_sees_later_loads(session: tol.Session, compile: Compiler) -> N
     assert dylib.module.later() == 6
 
 
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="all functions are tvm-ffi's own"
+)
 def test_functions_of_a_module_are_those_of_the_dylib(
     session: tol.Session, add_object: Path
 ) -> None:
