@@ -322,7 +322,7 @@ class Dylib:
     def module(self) -> tvm_ffi.Module:
         """The dylib as a `tvm_ffi.Module`: functions, imports, metadata and documentation.
 
-        Its functions are those that `get_function` gives. It keeps the dylib loaded, but for `close`.
+        Its functions are those of `get_function`. It keeps the dylib loaded, but for `close`.
 
         Raises
         ------
