@@ -174,13 +174,9 @@ struct Dylib::Use {
 };
 
 std::shared_ptr<void> Dylib::Loaded::Keep() {
-  {
-    std::lock_guard<Mutex> lock(dylib.mutex_);
-    if (std::shared_ptr<void> known = kept.lock()) return known;
-  }
-  auto use = std::make_shared<Use>();
   std::lock_guard<Mutex> lock(dylib.mutex_);
   if (std::shared_ptr<void> known = kept.lock()) return known;
+  auto use = std::make_shared<Use>();
   Count(*use, User::kOther);
   kept = use;
   return use;
