@@ -241,7 +241,12 @@ void Dylib::Unload(llvm::function_ref<bool()> is_left) {
 
 void Dylib::UnloadNow() {
   Platform& platform = session_->platform();
-  for (auto load = loads_.rbegin(); load != loads_.rend(); ++load) load->image.RunFinalizers();
+  std::vector<const void*> dso_handles;
+  for (auto load = loads_.rbegin(); load != loads_.rend(); ++load) {
+    load->image.RunFinalizers();
+    if (load->image.dso_handle) dso_handles.push_back(load->image.dso_handle);
+  }
+  RunPendingOnThisThread(dso_handles);  // of what the finalizers have made
   for (auto load = loads_.rbegin(); load != loads_.rend(); ++load) {
     CodeMap::OfProcess().Remove(load->image.code);
     platform.Unlink(load->image);

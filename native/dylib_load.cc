@@ -148,6 +148,7 @@ void Dylib::Undo(std::list<Loaded>& loaded, bool is_used) {
   }
   RunPendingOnThisThread({image.dso_handle});
   image.RunFinalizers();
+  RunPendingOnThisThread({image.dso_handle});  // of what they have made
   CodeMap::OfProcess().Remove(image.code);
   session_->platform().Unlink(image);
 }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import ctypes
 import gc
 import threading
@@ -322,6 +323,41 @@ def test_objects_of_the_thread_that_unloads(
         gc.collect()
         assert trace.take() == [-2, -1, -4, -3]
         assert session.stats()["bytes_code"] == session.stats()["retained"] == 0
+
+
+FIRST_USED_AT_UNLOAD = """
+#include "safe_call.h"
+#include "trace.h"
+struct OfThread { int n = 3; ~OfThread() { trace(-n); } };
+static int64_t use() { static thread_local OfThread of_thread; return of_thread.n; }
+struct Static { ~Static() { trace(use()); } };
+static Static object;
+FAILS
+EXPORT(run) { RETURN(1); }
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_object_that_is_made_at_unload(
+    compile: Compiler, session: tol.Session, trace: Trace, fails: bool
+) -> None:
+    throws = "-DFAILS=static int thrown = (throw 1, 0);" if fails else "-DFAILS="
+    content = compile.cxx(FIRST_USED_AT_UNLOAD, "-O1", "-fPIC", throws).read_bytes()
+
+    def load_and_unload() -> list[int]:
+        if fails:
+            with pytest.raises(tol.LinkError, match="an initializer threw"):
+                session.load(content)
+        else:
+            session.load(content).close()
+        return trace.take()
+
+    # In a thread that ends, where what is left would be destroyed.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        assert thread.submit(load_and_unload).result() == [3, -3]
+    gc.collect()
+    assert trace.take() == []
+    assert session.stats()["bytes_code"] == session.stats()["retained"] == 0
 
 
 @pytest.mark.parametrize("unload", ["drop", "close", "close the session"])
