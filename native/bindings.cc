@@ -13,7 +13,10 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "error.h"
@@ -93,22 +96,35 @@ std::string FilePath(nb::handle path) {
                      static_cast<size_t>(PyBytes_GET_SIZE(encoded.ptr())));
 }
 
-// A path (str) is read, anything else is a buffer and is copied while the GIL is held.
-Inputs ReadInputs(nb::sequence objects, bool whole_archive) {
-  Inputs inputs(whole_archive);
+struct Given {
+  std::string path;
+  std::unique_ptr<llvm::WritableMemoryBuffer> content;  // null: to be read from the path
+};
+
+// What `objects` holds, a path (str) or a buffer each; buffers are copied while the GIL is held.
+std::vector<Given> Take(nb::sequence objects) {
+  std::vector<Given> given;
   for (nb::handle object : objects) {
     if (PyUnicode_Check(object.ptr())) {
-      std::string path = FilePath(object);
-      OutsideInterpreter left;
-      inputs.AddFile(path);
+      given.push_back({FilePath(object), nullptr});
     } else {
       Py_buffer view;
       if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_SIMPLE) != 0) throw nb::python_error();
       std::unique_ptr<Py_buffer, decltype(&PyBuffer_Release)> guard(&view, PyBuffer_Release);
-      auto content = CopyBytes({static_cast<const char*>(view.buf), static_cast<size_t>(view.len)});
-      guard.reset();
-      OutsideInterpreter left;
-      inputs.AddBytes(std::move(content));
+      given.push_back(
+          {"", CopyBytes({static_cast<const char*>(view.buf), static_cast<size_t>(view.len)})});
+    }
+  }
+  return given;
+}
+
+Inputs Read(std::vector<Given> given, bool whole_archive) {
+  Inputs inputs(whole_archive);
+  for (Given& one : given) {
+    if (one.content) {
+      inputs.AddBytes(std::move(one.content));
+    } else {
+      inputs.AddFile(one.path);
     }
   }
   return inputs;
@@ -140,14 +156,17 @@ void BindSession(nb::module_& m) {
           [](const PySession& self, const std::optional<std::string>& name,
              nb::sequence link_order) {
             std::vector<LinkedTo> entries;
+            bool opens_library = false;
             for (nb::handle entry : link_order) {
               if (PyUnicode_Check(entry.ptr())) {
                 entries.push_back(FilePath(entry));
+                opens_library = true;
               } else {
                 entries.push_back(nb::cast<const PyDylib&>(entry).module);
               }
             }
-            OutsideInterpreter left;
+            std::optional<OutsideInterpreter> left;
+            if (opens_library) left.emplace();
             return PyDylib{CreateModule(self.session, name, entries)};
           },
           "name"_a.none(), "link_order"_a,
@@ -183,9 +202,11 @@ void BindDylib(nb::module_& m) {
       .def(
           "load",
           [](const PyDylib& self, nb::sequence objects, bool whole_archive) {
-            Inputs inputs = ReadInputs(objects, whole_archive);
-            bool has_objects = inputs.has_objects();
+            std::vector<Given> given = Take(objects);
+            // Left once: each time, another thread may have to be waited for.
             OutsideInterpreter left;
+            Inputs inputs = Read(std::move(given), whole_archive);
+            bool has_objects = inputs.has_objects();
             self.module->Load(std::move(inputs));
             return has_objects;
           },
