@@ -88,10 +88,7 @@ bool Arena::Map() {
   }
   close(file);
   if (mapped && !has_alias(kConstants)) {
-    // All pages at once, as all of them are going to be written. Where the system does not do that
-    // (Linux < 5.14), there is a page fault for each.
     madvise(address(kConstants, 0), sizes_[kConstants], MADV_HUGEPAGE);
-    madvise(address(kConstants, 0), sizes_[kConstants], MADV_POPULATE_WRITE);
   }
   return mapped;
 }
@@ -111,7 +108,8 @@ bool Arena::Take(const Sizes& sizes, const Sizes& alignments, Pieces& pieces, Si
     if (sizes[area] == 0) continue;
     fresh[area] = free_[area].high_water();
     uint64_t size = llvm::alignTo(sizes[area], kGranularity);
-    uint64_t offset = free_[area].Take(size, std::max(alignments[area], kGranularity));
+    uint64_t offset = free_[area].Take(size, std::max(alignments[area], kGranularity),
+                                       reinterpret_cast<uintptr_t>(address(Area(area), 0)));
     if (offset == FreeRanges::kNone) {
       for (int taken = 0; taken < area; ++taken) Return(Area(taken), pieces[taken]);
       return false;
@@ -121,6 +119,13 @@ bool Arena::Take(const Sizes& sizes, const Sizes& alignments, Pieces& pieces, Si
   }
   ++live_;
   return true;
+}
+
+void Arena::Populate(const Pieces& pieces, uint64_t constants) const {
+  if (has_alias(kConstants) || constants == 0) return;
+  char* begin = address(kConstants, llvm::alignDown(pieces[kConstants].offset, PageSize()));
+  char* end = address(kConstants, pieces[kConstants].offset + constants);
+  madvise(begin, static_cast<size_t>(end - begin), MADV_POPULATE_WRITE);
 }
 
 void Arena::Give(const Pieces& pieces) {

@@ -49,6 +49,10 @@ class Arena {
   // False where there is no room left. `fresh`: from this offset on the area still holds zeros.
   bool Take(const Sizes& sizes, const Sizes& alignments, Pieces& pieces, Sizes& fresh);
   void Give(const Pieces& pieces);
+  // Gets the pages of so many bytes of constants at once, where they are private: a page fault for
+  // each costs more. Changes nothing else, and may be left out (Linux < 5.14). For use by the owner
+  // of the pieces.
+  void Populate(const Pieces& pieces, uint64_t constants) const;
 
   // Where a piece is seen by loaded code, and where the linker writes it.
   char* address(Area area, uint64_t offset) const { return base_ + start(area) + offset; }

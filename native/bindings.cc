@@ -173,7 +173,9 @@ void BindSession(nb::module_& m) {
           nb::sig("def create_dylib(self, name: str | None, link_order: "
                   "collections.abc.Sequence[Dylib | str]) -> Dylib"))
       .def("dylibs", [](const PySession& self) { return Wrap(ModulesOf(*self.session)); })
-      .def("stats", [](const PySession& self) { return self.session->Stats(); })
+      .def(
+          "stats", [](const PySession& self) { return self.session->Stats(); },
+          nb::call_guard<OutsideInterpreter>())
       .def(
           "close", [](const PySession& self) { self.session->Close(); },
           nb::call_guard<OutsideInterpreter>());

@@ -247,23 +247,27 @@ void Dylib::UnloadNow() {
     if (load->image.dso_handle) dso_handles.push_back(load->image.dso_handle);
   }
   RunPendingOnThisThread(dso_handles);  // of what the finalizers have made
+  std::vector<Link> link_order;
+  std::vector<Library> libraries;  // closed when no lock is held
+  {
+    // Before the memory goes: whoever finds a symbol under the mutex may use it there.
+    std::lock_guard<Mutex> lock(mutex_);
+    symbols_.clear();
+    thread_local_modules_.clear();
+    wide_values_.clear();
+    link_order.swap(link_order_);
+    libraries.swap(libraries_);
+  }
   for (auto load = loads_.rbegin(); load != loads_.rend(); ++load) {
     CodeMap::OfProcess().Remove(load->image.code);
     platform.Unlink(load->image);
     session_->objects -= load->objects;
     session_->symbols -= load->symbols;
   }
-  std::vector<Link> link_order;
   std::list<Loaded> loads;
-  std::vector<Library> libraries;  // closed when no lock is held
   {
     std::lock_guard<Mutex> lock(mutex_);
     loads.swap(loads_);
-    symbols_.clear();
-    thread_local_modules_.clear();
-    wide_values_.clear();
-    link_order.swap(link_order_);
-    libraries.swap(libraries_);
   }
   for (const Link& link : link_order) {
     if (link.dylib) link.dylib->RemoveUser(User::kOther);

@@ -77,6 +77,8 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   void* GetFunction(const std::string& name) const;
   // The address of a symbol that this dylib itself exports, or null.
   void* FindSymbol(const std::string& symbol) const;
+  // Sets the pointer that is the symbol's variable to null, if there is one.
+  void ClearPointer(const std::string& symbol) const;
   // As dlsym: searches the link order too. Throws UndefinedSymbolError and SessionClosedError.
   void* Lookup(const std::string& symbol) const;
 
@@ -111,8 +113,9 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
     llvm::orc::ExecutorAddr value;  // of a thread-local variable its offset
     bool weak;
     bool is_thread_local;
-    bool initializing;             // as in the table
-    const Dylib* dylib;            // one of the two
+    bool initializing;                            // as in the table
+    std::shared_ptr<const TlsModule> tls_module;  // of a thread-local variable of a dylib
+    const Dylib* dylib;                           // one of the two
     const SharedLibrary* library;  // of whose symbols it is not known which are thread-local
   };
   // Where a symbol is looked for that the dylib's objects don't define.
@@ -168,20 +171,23 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   std::optional<Found> FindOwn(const llvm::orc::SymbolStringPtr& name) const;
   std::optional<Found> FindExported(const llvm::orc::SymbolStringPtr& name) const;
   Found FoundHere(const llvm::orc::SymbolStringPtr& name, const Symbol& symbol) const;
-  TlsVariable ThreadLocal(const llvm::orc::SymbolStringPtr& name, const Found& found) const;
   // What the dylib offers to those that link to it: its own symbols, then those of its libraries.
   std::optional<Found> FindOffered(const llvm::orc::SymbolStringPtr& name) const;
   static std::optional<Found> FindIn(const std::vector<std::shared_ptr<SharedLibrary>>& libraries,
                                      const llvm::orc::SymbolStringPtr& name,
                                      std::optional<void*> (SharedLibrary::*find)(const std::string&)
                                          const);
-  static void* AddressOf(const llvm::orc::SymbolStringPtr& name, const Found& found);
+  static void* AddressOf(const Found& found);
+  static TlsVariable ThreadLocal(const Found& found) {
+    return {found.tls_module, "", found.value.getValue(), ""};
+  }
   SearchOrder Search() const;
   std::string LibraryOf(const std::string& symbol) const;
   std::vector<std::shared_ptr<SharedLibrary>> Libraries() const;
   void AddLibraries(const std::vector<std::shared_ptr<SharedLibrary>>& libraries);
   void RemoveLibraries(const std::vector<std::shared_ptr<SharedLibrary>>& libraries);
   void PublishLibraries(const std::vector<std::shared_ptr<SharedLibrary>>& libraries);
+  void EraseSymbol(const llvm::orc::SymbolStringPtr& name);
   void AddSymbol(const llvm::orc::SymbolStringPtr& name, const Definition& definition,
                  uint64_t value);
   void Initialize(const LoadGraph& load, const Image& image) const;

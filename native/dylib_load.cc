@@ -100,9 +100,7 @@ void Dylib::LoadObjects(Inputs inputs, const std::function<void()>& on_initializ
     {
       std::lock_guard<Mutex> lock(mutex_);
       for (const SymbolStringPtr& name : names) {
-        symbols_.erase(name);
-        thread_local_modules_.erase(name);
-        wide_values_.erase(name);
+        EraseSymbol(name);
       }
     }
     Undo(loaded, early_uses != early_uses_);
@@ -114,6 +112,12 @@ void Dylib::LoadObjects(Inputs inputs, const std::function<void()>& on_initializ
   std::lock_guard<Mutex> lock(mutex_);
   for (const SymbolStringPtr& name : names) symbols_[name].initializing = false;
   loads_.splice(loads_.end(), loaded);
+}
+
+void Dylib::EraseSymbol(const SymbolStringPtr& name) {
+  symbols_.erase(name);
+  thread_local_modules_.erase(name);
+  wide_values_.erase(name);
 }
 
 void Dylib::AddSymbol(const SymbolStringPtr& name, const Definition& definition, uint64_t value) {
@@ -212,9 +216,11 @@ std::vector<std::shared_ptr<SharedLibrary>> Dylib::Libraries() const {
 // In a forked child, what another thread of the parent was in the middle of loading.
 void Dylib::ForgetInterruptedLoad() {
   std::lock_guard<Mutex> lock(mutex_);
-  for (auto symbol = symbols_.begin(); symbol != symbols_.end(); ++symbol) {
-    if (symbol->second.initializing) symbols_.erase(symbol);
+  std::vector<SymbolStringPtr> names;
+  for (const auto& [name, symbol] : symbols_) {
+    if (symbol.initializing) names.push_back(name);
   }
+  for (const SymbolStringPtr& name : names) EraseSymbol(name);
   // The left thread's copy keeps the library open, whose constructors may never have finished.
   libraries_.erase(std::remove_if(libraries_.begin(), libraries_.end(),
                                   [](const Library& entry) { return entry.initializing; }),

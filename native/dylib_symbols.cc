@@ -55,7 +55,7 @@ std::vector<Definition> Dylib::BindDefinitions(LoadGraph& load) const {
                       "' and not in another: compile both from the same declaration");
     } else if (definition.weak && definition.is_thread_local) {
       NoteUse(*known);
-      load.Override(definition, ThreadLocal(name, *known));
+      load.Override(definition, ThreadLocal(*known));
     } else if (definition.weak) {
       NoteUse(*known);
       load.Override(definition, known->value);
@@ -93,7 +93,7 @@ void Dylib::Bind(LoadGraph& load, const Reference& reference, const Found& found
                     ": compile both from the same declaration");
   }
   if (found.is_thread_local) {
-    load.Bind(reference, found.dylib->ThreadLocal(name, found));
+    load.Bind(reference, ThreadLocal(found));
   } else {
     load.Bind(reference, found.value);
   }
@@ -165,10 +165,12 @@ void Dylib::BindReferences(LoadGraph& load, std::vector<uint32_t>& support) cons
 
 Dylib::Found Dylib::FoundHere(const SymbolStringPtr& name, const Symbol& symbol) const {
   uint64_t value = symbol.is_wide ? wide_values_.lookup(name) : uint64_t{symbol.place};
+  bool is_thread_local = symbol.is_thread_local != 0;
   return {ExecutorAddr(value),
           symbol.weak != 0,
-          symbol.is_thread_local != 0,
+          is_thread_local,
           symbol.initializing != 0,
+          is_thread_local ? thread_local_modules_.lookup(name) : nullptr,
           this,
           nullptr};
 }
@@ -191,11 +193,6 @@ void Dylib::NoteUse(const Found& found) const {
   if (found.initializing) ++early_uses_;
 }
 
-TlsVariable Dylib::ThreadLocal(const SymbolStringPtr& name, const Found& found) const {
-  std::lock_guard<Mutex> lock(mutex_);
-  return {thread_local_modules_.lookup(name), "", found.value.getValue(), ""};
-}
-
 std::optional<Dylib::Found> Dylib::FindIn(
     const std::vector<std::shared_ptr<SharedLibrary>>& libraries, const SymbolStringPtr& name,
     std::optional<void*> (SharedLibrary::*find)(const std::string&) const) {
@@ -203,7 +200,8 @@ std::optional<Dylib::Found> Dylib::FindIn(
   std::string symbol(*name);
   for (const auto& library : libraries) {
     if (auto address = (*library.*find)(symbol)) {
-      return Found{ExecutorAddr::fromPtr(*address), false, false, false, nullptr, library.get()};
+      return Found{
+          ExecutorAddr::fromPtr(*address), false, false, false, nullptr, nullptr, library.get()};
     }
   }
   return std::nullopt;
@@ -238,10 +236,9 @@ std::optional<Dylib::Found> Dylib::SearchOrder::FindInDependencies(
 }
 
 // The address of the calling thread's variable where the symbol is thread-local.
-void* Dylib::AddressOf(const SymbolStringPtr& name, const Found& found) {
+void* Dylib::AddressOf(const Found& found) {
   if (!found.is_thread_local) return found.value.toPtr<void*>();
-  TlsVariable variable = found.dylib->ThreadLocal(name, found);
-  return variable.module->Address(variable.offset);
+  return found.tls_module->Address(found.value.getValue());
 }
 
 Dylib::SearchOrder Dylib::Search() const { return {Libraries(), link_order()}; }
@@ -274,7 +271,7 @@ void* Dylib::FindFunction(const std::string& name) const {
   std::optional<Found> found = FindExported(symbol);
   if (!found) return nullptr;
   NoteUse(*found);
-  return AddressOf(symbol, *found);
+  return AddressOf(*found);
 }
 
 void* Dylib::GetFunction(const std::string& name) const {
@@ -305,7 +302,15 @@ void* Dylib::GetFunction(const std::string& name) const {
 void* Dylib::FindSymbol(const std::string& symbol) const {
   SymbolStringPtr name = Intern(symbol);
   std::optional<Found> found = FindExported(name);
-  return found ? AddressOf(name, *found) : nullptr;
+  return found ? AddressOf(*found) : nullptr;
+}
+
+void Dylib::ClearPointer(const std::string& symbol) const {
+  SymbolStringPtr name = Intern(symbol);
+  std::lock_guard<Mutex> lock(mutex_);
+  auto found = symbols_.find(name);
+  if (found == symbols_.end() || !found->second.exported || found->second.is_thread_local) return;
+  *reinterpret_cast<void**>(uintptr_t{found->second.place}) = nullptr;
 }
 
 void* Dylib::Lookup(const std::string& symbol) const {
@@ -316,7 +321,7 @@ void* Dylib::Lookup(const std::string& symbol) const {
   SearchOrder search = Search();
   if (!found) found = search.Find(name);
   if (!found) found = search.FindInDependencies(name);
-  if (found) return AddressOf(name, *found);
+  if (found) return AddressOf(*found);
   throw UndefinedSymbolError(
       "neither dylib '" + name_ + "' nor its link order defines symbol " + Demangled(symbol),
       {symbol});

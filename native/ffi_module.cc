@@ -163,9 +163,7 @@ std::vector<LinkedTo> LinkOrderOf(const ObjectModuleObj& module) {
 }
 
 ObjectModuleObj::~ObjectModuleObj() {
-  if (void* context = dylib_->FindSymbol(ffi::symbol::tvm_ffi_library_ctx)) {
-    *static_cast<void**>(context) = nullptr;
-  }
+  dylib_->ClearPointer(ffi::symbol::tvm_ffi_library_ctx);
   OutsideInterpreter outside;
   dylib_->Drop();
   dylib_.reset();

@@ -103,7 +103,12 @@ void CallFunctionFromCxx(const ffi::FunctionObj* self, const ffi::AnyView* args,
   try {
     reinterpret_cast<ffi::FunctionObj::FCall>(kept.calls.cpp_call)(self, args, num_args, result);
   } catch (const ffi::Error& error) {
-    KeepCodeOf(ffi::AnyView(error).CopyToTVMFFIAny());
+    try {
+      KeepCodeOf(ffi::AnyView(error).CopyToTVMFFIAny());
+    } catch (const std::bad_alloc&) {
+      RaiseOutOfMemory();
+      throw ffi::detail::MoveFromSafeCallRaised();
+    }
     throw;
   }
   try {

@@ -24,10 +24,10 @@ FreeRanges::Range FreeRanges::Remove(std::map<uint64_t, Range>::iterator range) 
   return removed;
 }
 
-uint64_t FreeRanges::Take(uint64_t size, uint64_t alignment) {
+uint64_t FreeRanges::Take(uint64_t size, uint64_t alignment, uint64_t base) {
   for (auto fit = by_size_.lower_bound({size, 0}); fit != by_size_.end(); ++fit) {
     uint64_t offset = fit->second;
-    uint64_t aligned = llvm::alignTo(offset, alignment);
+    uint64_t aligned = llvm::alignTo(base + offset, alignment) - base;
     uint64_t end = aligned + size;
     if (end > offset + fit->first) continue;
     Range range = Remove(by_offset_.find(offset));

@@ -17,8 +17,9 @@ class FreeRanges {
   explicit FreeRanges(uint64_t size);
   static constexpr uint64_t kNone = ~uint64_t{0};
 
-  // The offset of `size` bytes at `alignment`, or kNone.
-  uint64_t Take(uint64_t size, uint64_t alignment);
+  // The offset of `size` bytes, or kNone; `base` and the offset together are a multiple of
+  // `alignment`.
+  uint64_t Take(uint64_t size, uint64_t alignment, uint64_t base);
 
   struct Joined {
     uint64_t offset;

@@ -110,7 +110,12 @@ int RunWithFramework(PyObject* self, const ExportedFunctionObj& function,
   DLPackManagedTensorAllocator allocator = nullptr;
   if (own_allocator) {
     int code = TVMFFIEnvSetDLPackManagedTensorAllocator(own_allocator, 0, &allocator);
-    if (code != 0) return code;
+    if (code != 0) {
+      if (has_stream) {
+        TVMFFIEnvSetStream(framework.device_type, framework.device_id, stream, nullptr);
+      }
+      return code;
+    }
   }
   int code = Run(self, function, packed.values(), count, result);
   // Setting back what was there does not fail.

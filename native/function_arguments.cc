@@ -2,6 +2,7 @@
 #include "function_arguments.h"
 
 #include <cstdlib>
+#include <new>
 #include <string_view>
 #include <unordered_map>
 
@@ -52,12 +53,15 @@ ArraySource FindSource(PyTypeObject* type) {
 
 // Once for a type, which is kept for ever: so does tvm-ffi.
 ArraySource SourceOf(PyTypeObject* type) {
-  static auto* sources = new std::unordered_map<PyTypeObject*, ArraySource>;
-  auto found = sources->find(type);
-  if (__builtin_expect(found != sources->end(), true)) return found->second;
+  static std::unordered_map<PyTypeObject*, ArraySource> sources;
+  auto found = sources.find(type);
+  if (__builtin_expect(found != sources.end(), true)) return found->second;
   // Looking at attributes may run Python code, and that may call functions, too.
   ArraySource source = FindSource(type);
-  if (sources->emplace(type, source).second) Py_INCREF(type);
+  try {
+    if (sources.emplace(type, source).second) Py_INCREF(type);
+  } catch (const std::bad_alloc&) {  // found anew the next time
+  }
   return source;
 }
 

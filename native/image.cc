@@ -8,6 +8,7 @@
 #include <tuple>
 #include <utility>
 
+#include "eh_frame.h"
 #include "exit_handlers.h"
 
 extern "C" char** environ;
@@ -35,9 +36,6 @@ __attribute__((constructor)) void KeepProgramArguments(int argc, char** argv, ch
 // Initializers run by ascending priority, those without one last; GNU ld's default script puts
 // `.ctors.N`, whose number counts down from 65535, among them.
 constexpr int kNoPriority = 65536;
-
-constexpr char kEHFrame[] = ".eh_frame";
-constexpr char kWholeEHFrame[] = "$eh_frame";
 
 struct FunctionArray {
   int priority;
@@ -103,11 +101,6 @@ std::vector<std::pair<int, void*>> CollectFunctions(LinkGraph& graph, Predicate 
   return functions;
 }
 
-Section* EHFrame(LinkGraph& graph) {
-  Section* whole = graph.findSectionByName(kWholeEHFrame);
-  return whole ? whole : graph.findSectionByName(kEHFrame);
-}
-
 }  // namespace
 
 void KeepAlive(LinkGraph& graph) {
@@ -124,31 +117,6 @@ void KeepAlive(LinkGraph& graph) {
     }
   }
   for (Block* block : kept) graph.addAnonymousSymbol(*block, 0, 0, false, true);
-}
-
-void KeepEHFrameWhole(LinkGraph& graph) {
-  Section* section = graph.findSectionByName(kEHFrame);
-  if (!section) return;
-  Section& whole = graph.createSection(kWholeEHFrame, section->getMemProt());
-  // A section's place in the order is the number of sections when it is made. With one removed, the
-  // next one made shares the place of the last, which is therefore one that stays empty.
-  graph.createSection("$spare", section->getMemProt());
-  graph.mergeSections(whole, *section);
-  static constexpr char kEndMark[4] = {};
-  // The last address there is, so that nothing comes after it.
-  graph.createContentBlock(whole, kEndMark, orc::ExecutorAddr(~uint64_t{sizeof(kEndMark)}), 1, 0);
-  std::vector<Block*> blocks(whole.blocks().begin(), whole.blocks().end());
-  for (Block* block : blocks) graph.addAnonymousSymbol(*block, 0, 0, false, true);
-}
-
-llvm::Error PackEHFrame(LinkGraph& graph) {
-  if (Section* section = EHFrame(graph)) {
-    for (Block* block : section->blocks()) {
-      block->setAlignmentOffset(0);
-      block->setAlignment(1);
-    }
-  }
-  return llvm::Error::success();
 }
 
 void Image::Collect(LinkGraph& graph, const std::vector<Definition>& definitions) {
@@ -174,13 +142,7 @@ void Image::Collect(LinkGraph& graph, const std::vector<Definition>& definitions
   if (Section* section = graph.findSectionByName(kDsoHandle)) {
     dso_handle = llvm::jitlink::SectionRange(*section).getStart().toPtr<DsoHandle*>();
   }
-  if (Section* section = EHFrame(graph)) {
-    llvm::jitlink::SectionRange range(*section);
-    // Four bytes are the end mark alone.
-    if (range.getSize() > 4) {
-      eh_frame = {range.getStart().getValue(), range.getEnd().getValue()};
-    }
-  }
+  eh_frame = EHFrameRange(graph);
   for (Section& section : graph.sections()) {
     if ((section.getMemProt() & orc::MemProt::Exec) == orc::MemProt::None) continue;
     for (Block* block : section.blocks()) {

@@ -54,15 +54,6 @@ struct Image {
 // whose bounds are referred to.
 void KeepAlive(llvm::jitlink::LinkGraph& graph);
 
-// JITLink takes .eh_frame apart into its records, to drop those of functions that nobody uses. This
-// hides the section from it, which then stays whole and keeps all functions that it describes. Most
-// of the time for an object of many small functions goes into those records.
-void KeepEHFrameWhole(llvm::jitlink::LinkGraph& graph);
-
-// Unwinders read .eh_frame from record to record and take four zero bytes for its end. The records
-// must therefore lie without gaps, also where pruning has removed one that kept the next aligned.
-llvm::Error PackEHFrame(llvm::jitlink::LinkGraph& graph);
-
 }  // namespace object_loader
 
 #endif  // OBJECT_LOADER_IMAGE_H_

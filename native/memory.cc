@@ -149,9 +149,15 @@ int MemoryPool::Finish(const Allocation& allocation) {
 void MemoryPool::Give(const Allocation& allocation) {
   std::lock_guard<Mutex> lock(mutex_);
   allocation.arena->Give(allocation.pieces);
+  if (!allocation.arena->empty()) return;
   // One empty arena is kept for the next load.
-  bool reusable = !allocation.arena->frozen() && allocation.arena->use() == Arena::Use::kManyLoads;
-  if (!allocation.arena->empty() || (arenas_.size() == 1 && reusable)) return;
+  auto is_reusable = [](const auto& arena) {
+    return !arena->frozen() && arena->use() == Arena::Use::kManyLoads;
+  };
+  if (is_reusable(allocation.arena) &&
+      std::count_if(arenas_.begin(), arenas_.end(), is_reusable) == 1) {
+    return;
+  }
   arenas_.erase(std::find_if(arenas_.begin(), arenas_.end(),
                              [&](const auto& arena) { return arena.get() == allocation.arena; }));
 }
@@ -193,6 +199,11 @@ void MemoryPool::Allocate(jitlink::LinkGraph& graph, Arena::Place place,
     return on_allocated(llvm::make_error<jitlink::JITLinkError>(error.what()));
   }
 
+  uint64_t constants = 0;
+  for (auto& [group, segment] : layout.segments()) {
+    if (area_of(group.getMemProt()) == Arena::kConstants) constants += segment.ContentSize;
+  }
+  allocation->arena->Populate(allocation->pieces, constants);
   Arena::Sizes used = {};
   for (auto& [group, segment] : layout.segments()) {
     Arena::Area area = area_of(group.getMemProt());

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <utility>
 
+#include "eh_frame.h"
 #include "error.h"
 #include "exit_handlers.h"
 #include "relocation.h"

@@ -70,7 +70,8 @@ class Reader {
       default:
         Fail("a pointer encoding that is not supported");
     }
-    if (!relative) return value;
+    // Of a function that a linker has dropped (ld -r), nothing is left to be relative to.
+    if (!relative || value == 0) return value;
     switch (encoding & 0x70) {
       case dwarf::DW_EH_PE_absptr:
         return value;
@@ -94,7 +95,8 @@ class Reader {
 };
 
 // Reads what follows the identifier of a common information entry; returns how its frame
-// descriptions encode pointers.
+// descriptions encode pointers. As libgcc's get_cie_encoding reads it: what it takes for a table's
+// encoding when it registers the table has to be what was checked.
 uint8_t ReadPointerEncoding(Reader entry) {
   uint8_t version = entry.Read<uint8_t>();
   if (version != 1 && version != 3) Fail("a version that is not supported");
@@ -103,30 +105,30 @@ uint8_t ReadPointerEncoding(Reader entry) {
   entry.SkipLEB128();  // code alignment factor
   entry.SkipLEB128();  // data alignment factor
   version == 1 ? static_cast<void>(entry.Read<uint8_t>()) : entry.SkipLEB128();  // return address
-  uint8_t encoding = dwarf::DW_EH_PE_absptr;
-  if (augmentation.empty()) return encoding;
+  if (augmentation.empty()) return dwarf::DW_EH_PE_absptr;
   if (augmentation[0] != 'z') Fail("an augmentation that is not supported");
   entry.SkipLEB128();  // length of what follows
   for (char letter : augmentation.substr(1)) {
     switch (letter) {
-      case 'R':
-        encoding = entry.Read<uint8_t>();
-        break;
+      case 'R': {
+        uint8_t encoding = entry.Read<uint8_t>();
+        if (encoding & dwarf::DW_EH_PE_indirect) Fail("an indirect pointer to code");
+        return encoding;
+      }
       case 'P': {
-        uint8_t personality_encoding = entry.Read<uint8_t>();
-        entry.ReadEncoded(personality_encoding, false);
+        uint8_t encoding = entry.Read<uint8_t>();
+        if ((encoding & 0x70) == dwarf::DW_EH_PE_aligned) Fail("an aligned pointer");
+        entry.ReadEncoded(encoding, false);
         break;
       }
       case 'L':
         entry.Read<uint8_t>();
         break;
-      case 'S':  // a signal handler's frame
-        break;
-      default:
-        Fail("an augmentation that is not supported");
+      default:  // such as 'S', a signal handler's frame
+        return dwarf::DW_EH_PE_absptr;
     }
   }
-  return encoding;
+  return dwarf::DW_EH_PE_absptr;
 }
 
 void CheckTable(AddressRange table, AddressRange code) {
@@ -146,6 +148,7 @@ void CheckTable(AddressRange table, AddressRange code) {
     auto entry = encodings.find(identifier_at - identifier);
     if (entry == encodings.end()) Fail("a frame without its common information");
     uint64_t begin = record.ReadEncoded(entry->second, true);
+    if (begin == 0) continue;  // passed over by the unwinder, too
     uint64_t size = record.ReadEncoded(entry->second, false);
     if (begin < code.begin || begin > code.end || size > code.end - begin) {
       Fail("a frame for code that is not the object's");

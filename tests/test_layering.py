@@ -29,6 +29,7 @@ LAYERS = [
     "arena",
     "memory",
     "unwind",
+    "eh_frame",
     "image",
     "platform",
     "session",

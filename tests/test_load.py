@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -362,3 +363,31 @@ def test_a_large_bss_takes_memory_only_where_it_is_used(
     EXPORT(run) { RETURN(++zeros[INT(0)]); }
     """
     assert run_script(HUGE, compile(source), add_object) == "True\n"
+
+
+@pytest.mark.parametrize("size", [100, 300_000], ids=["small", "large"])
+@pytest.mark.parametrize("alignment", [128, 8192, 65536, 1 << 21])
+def test_constants_data_and_code_are_aligned(
+    session: tol.Session, compile: Compiler, alignment: int, size: int
+) -> None:
+    source = f"""
+    #include "safe_call.h"
+    #define ALIGNED __attribute__((aligned({alignment})))
+    const char first = 1;
+    ALIGNED const char constant[{size}] = {{2, 3}};
+    ALIGNED char data[{size}] = {{4, 5}};
+    ALIGNED char zeros[{size}];
+    ALIGNED int64_t code(int64_t n) {{ return n + constant[1] + data[1] + zeros[1]; }}
+    EXPORT(sum) {{ RETURN(code(INT(0))); }}
+    """
+    path = compile(source)
+    dylibs = []
+    for _ in range(5):
+        dylibs.append(session.load(compile(COUNTER)))  # so that places move
+        dylib = session.load(path)
+        dylibs.append(dylib)
+        assert dylib["sum"](100) == 108
+        for symbol in ("constant", "data", "zeros", "code"):
+            assert dylib.lookup(symbol) % alignment == 0, symbol
+        content = ctypes.string_at(dylib.lookup("constant"), size)
+        assert content == bytes([2, 3]) + bytes(size - 2)

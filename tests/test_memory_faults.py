@@ -425,13 +425,19 @@ for turn in range(3):
 after = session.stats()
 assert after["bytes_constants"] == before["bytes_constants"] == 0
 assert after["bytes_reserved"] == before["bytes_reserved"] == 0
+
+# The room of small loads is kept for the next one, whatever else is loaded.
+large, small = session.load(sys.argv[1]), session.load(sys.argv[2])
+reserved = session.stats()["bytes_reserved"]
+del small
+assert session.stats()["bytes_reserved"] == reserved
 """
 
 
 def test_large_constants_are_read_only_and_go_with_their_load(
     compile: Compiler, run_script: RunScript
 ) -> None:
-    run_script(LARGE_CONSTANTS, compile.cxx(CXX + LARGE_CONSTANT))
+    run_script(LARGE_CONSTANTS, compile.cxx(CXX + LARGE_CONSTANT), compile.cxx(CXX))
 
 
 def test_no_page_is_ever_writable_and_executable(compile: Compiler, run_script: RunScript) -> None:
