@@ -196,6 +196,9 @@ std::map<std::string, void*>& Replacements() {
 // back looks through the whole heap, so it is done when so many more loads have gone than come.
 constexpr uint64_t kTrimLoads = 1024;
 
+// So many loads share a JITDylib: three quarters of 2048, where its tables would double again.
+constexpr uint64_t kLoadsOfGroup = 1500;
+
 void ReturnHeapToSystem() {
 #ifdef __GLIBC__
   malloc_trim(0);
@@ -282,31 +285,31 @@ llvm::Error LoadMemory::Record(orc::MaterializationResponsibility& responsibilit
                                jitlink::JITLinkMemoryManager::FinalizedAlloc allocation) {
   llvm::Error error = responsibility.withResourceKeyDo([&](orc::ResourceKey key) {
     std::lock_guard<Mutex> lock(mutex_);
-    allocations_.try_emplace(key, std::move(allocation));
+    allocations_[&responsibility.getTargetJITDylib()].try_emplace(key, std::move(allocation));
   });
   // The tracker is gone: the dylib was removed meanwhile.
   if (error) error = llvm::joinErrors(std::move(error), pool_.deallocate(std::move(allocation)));
   return error;
 }
 
-llvm::Error LoadMemory::handleRemoveResources(orc::JITDylib&, orc::ResourceKey key) {
+llvm::Error LoadMemory::handleRemoveResources(orc::JITDylib& dylib, orc::ResourceKey key) {
   jitlink::JITLinkMemoryManager::FinalizedAlloc allocation;
   {
     std::lock_guard<Mutex> lock(mutex_);
-    auto found = allocations_.find(key);
-    if (found == allocations_.end()) return llvm::Error::success();
+    auto group = allocations_.find(&dylib);
+    if (group == allocations_.end()) return llvm::Error::success();
+    auto found = group->second.find(key);
+    if (found == group->second.end()) return llvm::Error::success();
     allocation = std::move(found->second);
-    allocations_.erase(found);
+    group->second.erase(found);
     // Its table never becomes smaller by itself.
-    if (allocations_.empty()) allocations_ = decltype(allocations_)();
+    if (group->second.empty()) allocations_.erase(group);
   }
   return pool_.deallocate(std::move(allocation));
 }
 
 Platform::Platform()
-    : names_(std::make_shared<orc::SymbolStringPool>()),
-      session_(ThisProcess(names_)),
-      all_loads_(session_.createBareJITDylib("loads")) {
+    : names_(std::make_shared<orc::SymbolStringPool>()), session_(ThisProcess(names_)) {
   session_.registerResourceManager(memory_);
   // Links report to whoever asked for them; what is left concerns nobody.
   session_.setErrorReporter([](llvm::Error error) { llvm::consumeError(std::move(error)); });
@@ -323,13 +326,14 @@ Image Platform::Link(LoadGraph& load, const std::vector<Definition>& definitions
   KeepAlive(load.graph());
   if (!load.has_dropped()) KeepEHFrameWhole(load.graph());
   LinkRequest request(load, definitions, names_->intern("load " + std::to_string(++loads_)));
-  request.image.tracker = all_loads_.createResourceTracker();
-  llvm::Error error = all_loads_.define(std::make_unique<LoadMaterializationUnit>(memory_, request),
-                                        request.image.tracker);
+  orc::JITDylib& dylib = JoinGroup();
+  request.image.tracker = dylib.createResourceTracker();
+  llvm::Error error = dylib.define(std::make_unique<LoadMaterializationUnit>(memory_, request),
+                                   request.image.tracker);
   if (!error) {
     // Waits for the link: of several threads in here, one may take over another one's.
     auto symbol =
-        session_.lookup({{&all_loads_, orc::JITDylibLookupFlags::MatchAllSymbols}}, request.anchor);
+        session_.lookup({{&dylib, orc::JITDylibLookupFlags::MatchAllSymbols}}, request.anchor);
     // Why a link failed was told to the request; this only says that it did.
     if (!symbol && request.error) {
       llvm::consumeError(symbol.takeError());
@@ -340,6 +344,7 @@ Image Platform::Link(LoadGraph& load, const std::vector<Definition>& definitions
   error = llvm::joinErrors(std::move(request.error), std::move(error));
   if (error) {
     llvm::consumeError(request.image.tracker->remove());
+    LeaveGroup(dylib);
     ThrowLinkError(load.name(), std::move(error));
   }
   uint64_t live = ++live_loads_;
@@ -359,13 +364,34 @@ Image Platform::Link(LoadGraph& load, const std::vector<Definition>& definitions
   return image;
 }
 
+orc::JITDylib& Platform::JoinGroup() {
+  std::lock_guard<Mutex> lock(groups_mutex_);
+  for (auto group = groups_.rbegin(); group != groups_.rend(); ++group) {
+    if (group->loads >= kLoadsOfGroup) continue;
+    ++group->loads;
+    return *group->dylib;
+  }
+  orc::JITDylib& dylib = session_.createBareJITDylib("loads " + std::to_string(groups_.size()));
+  groups_.push_back({&dylib, 1});
+  return dylib;
+}
+
+void Platform::LeaveGroup(const orc::JITDylib& dylib) {
+  std::lock_guard<Mutex> lock(groups_mutex_);
+  --std::find_if(groups_.begin(), groups_.end(), [&](const Group& group) {
+      return group.dylib == &dylib;
+    })->loads;
+}
+
 void Platform::Unlink(Image& image) {
   // Closed last: the dynamic linker may wait for another thread, which may fork.
   std::shared_ptr<const TlsModule> tls_module = std::move(image.tls_module);
   ForkExclusion exclusion;
   image.unwind_table = {};
+  orc::JITDylib& dylib = image.tracker->getJITDylib();
   llvm::consumeError(image.tracker->remove());
   image.tracker = nullptr;
+  LeaveGroup(dylib);
   // Names that no symbol uses any more stay in the pool until somebody sweeps it. A sweep looks at
   // every name, so it waits until the loads removed outnumber the live ones.
   uint64_t live = --live_loads_;

@@ -4,10 +4,11 @@
 //
 // The stack is an ExecutionSession and JITLink over the session's MemoryPool: no LLJIT, no code
 // generator, no ORC runtime. One load is one materialization with a resource tracker of its own; it
-// defines a single symbol, the load's name, in the one JITDylib that all of them share. So ORC runs
-// the link and owns its result, while symbols are looked up in the tables of dylib.cc. (Handing ORC
+// defines a single symbol, the load's name, in a JITDylib that many of them share. So ORC runs the
+// link and owns its result, while symbols are looked up in the tables of dylib.cc. (Handing ORC
 // every symbol costs most of a load, and in LLVM 22 grows faster than their number:
-// llvm/llvm-project#179611. A JITDylib with symbols in it takes some 9 kB of tables.)
+// llvm/llvm-project#179611. A JITDylib with symbols in it takes some 9 kB of tables; and its tables
+// double when they are full, which with 50,000 loads in one took 5 ms at once.)
 //
 // Concurrency: every method may be called from any thread. Links run on a thread that asks for one.
 // This is the only file that knows operating systems and LLVM versions apart.
@@ -76,11 +77,13 @@ class LoadMemory : public llvm::orc::ResourceManager {
                                llvm::orc::ResourceKey) override {}
 
  private:
+  using Allocations =
+      llvm::DenseMap<llvm::orc::ResourceKey, llvm::jitlink::JITLinkMemoryManager::FinalizedAlloc>;
+
   MemoryPool pool_;
   Mutex mutex_;
   // One load, one tracker, one allocation.
-  llvm::DenseMap<llvm::orc::ResourceKey, llvm::jitlink::JITLinkMemoryManager::FinalizedAlloc>
-      allocations_;
+  llvm::DenseMap<const llvm::orc::JITDylib*, Allocations> allocations_;
 };
 
 class Platform {
@@ -99,11 +102,20 @@ class Platform {
   void Unlink(Image& image);
 
  private:
+  // Loads that share a JITDylib.
+  struct Group {
+    llvm::orc::JITDylib* dylib;
+    uint64_t loads;
+  };
+  llvm::orc::JITDylib& JoinGroup();
+  void LeaveGroup(const llvm::orc::JITDylib& dylib);
+
   std::shared_ptr<llvm::orc::SymbolStringPool> names_;
   ProcessSymbols process_symbols_;
   LoadMemory memory_;
   llvm::orc::ExecutionSession session_;
-  llvm::orc::JITDylib& all_loads_;
+  Mutex groups_mutex_;
+  std::vector<Group> groups_;
   std::atomic<uint64_t> loads_{0};
   std::atomic<uint64_t> live_loads_{0};
   std::atomic<uint64_t> most_live_loads_{0};  // since the heap was last trimmed
