@@ -119,8 +119,6 @@ TARGETS = (
         "time a load, last 1,000 of 50,000",
         ("long/cpp",),
         *("first 1,000", 1.05, 2.0),
-        bound="ORC's tables of loads double at 49,152, which takes 6 ms once; the median load "
-        "takes 1.02 of the first ones'",
         count=50_000,
     ),
 )
