@@ -146,6 +146,11 @@ void Arena::Return(Area area, const Piece& piece) {
   free_[area].ForgetTouched(range.offset);
 }
 
+bool Arena::Holds(Area area, uint64_t begin, uint64_t size) const {
+  auto start = reinterpret_cast<uintptr_t>(address(area, 0));
+  return begin >= start && begin - start <= sizes_[area] && size <= sizes_[area] - (begin - start);
+}
+
 int Arena::Finish(const Pieces& pieces) {
   if (!has_alias(kConstants) &&
       mprotect(address(kConstants, 0), sizes_[kConstants], PROT_READ) != 0) {

@@ -59,6 +59,8 @@ class Arena {
   char* writable(Area area, uint64_t offset) const {
     return has_alias(area) ? alias_ + start(area) + offset : address(area, offset);
   }
+  // Whether the bytes lie in the area.
+  bool Holds(Area area, uint64_t begin, uint64_t size) const;
   // What was taken is written: protects it. Returns an error number, or 0.
   int Finish(const Pieces& pieces);
 

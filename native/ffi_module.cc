@@ -223,15 +223,43 @@ void ObjectModuleObj::Load(Inputs inputs) {
   dylib_->Load(std::move(inputs), std::move(opened), [this] { BindContext(); });
 }
 
+void** ObjectModuleObj::FindContext(const std::string& symbol) const {
+  void* variable = dylib_->FindSymbol(symbol);
+  MemoryPool& memory = dylib_->session()->platform().memory();
+  if (variable && !memory.Holds(variable, sizeof(void*), /*written=*/true)) {
+    throw LinkError("dylib '" + dylib_->name() + "': " + symbol +
+                    " is no variable that can be written: define it as `void* " + symbol + "`");
+  }
+  return static_cast<void**>(variable);
+}
+
+const char* ObjectModuleObj::FindLibraryBinary() const {
+  const void* binary = dylib_->FindSymbol(ffi::symbol::tvm_ffi_library_bin);
+  if (!binary) return nullptr;
+  MemoryPool& memory = dylib_->session()->platform().memory();
+  uint64_t size = 0;
+  bool whole = memory.Holds(binary, sizeof(size), /*written=*/false);
+  if (whole) {
+    std::memcpy(&size, binary, sizeof(size));
+    whole = size <= UINT64_MAX - sizeof(size) &&
+            memory.Holds(binary, sizeof(size) + size, /*written=*/false);
+  }
+  if (!whole) {
+    throw LinkError("dylib '" + dylib_->name() +
+                    "': " + std::string(ffi::symbol::tvm_ffi_library_bin) +
+                    " is malformed: it reaches past what is loaded");
+  }
+  return static_cast<const char*>(binary);
+}
+
 void ObjectModuleObj::BindContext() {
   ffi::Module::VisitContextSymbols(
       ffi::TypedFunction<void(ffi::String, void*)>([this](ffi::String name, void* value) {
-        if (void* variable = dylib_->FindSymbol(name)) *static_cast<void**>(variable) = value;
+        if (void** variable = FindContext(name)) *variable = value;
       }));
-  auto** context = static_cast<void**>(dylib_->FindSymbol(ffi::symbol::tvm_ffi_library_ctx));
+  auto** context = FindContext(ffi::symbol::tvm_ffi_library_ctx);
+  const char* binary = FindLibraryBinary();
   void* context_before = context ? std::exchange(*context, this) : nullptr;
-  const char* binary =
-      static_cast<const char*>(dylib_->FindSymbol(ffi::symbol::tvm_ffi_library_bin));
   if (!binary || binary == library_binary_) return;
   // tvm-ffi takes a module's address in its registries for the address of a ModuleObj.
   ffi::Module self(ffi::GetObjectPtr<ffi::ModuleObj>(this));

@@ -51,6 +51,10 @@ class ObjectModuleObj : public tvm::ffi::ModuleObj {
 
  private:
   void BindContext();
+  // The variable of a symbol that tvm-ffi fills in, or null; LinkError where it can't be written.
+  void** FindContext(const std::string& symbol) const;
+  // The library binary, or null; LinkError where it reaches past what is loaded.
+  const char* FindLibraryBinary() const;
   tvm::ffi::Optional<tvm::ffi::String> CallGetter(const std::string& symbol);
   // Throws tvm::ffi::Error with the kind SessionClosedError.
   void ThrowIfClosed() const;

@@ -246,6 +246,15 @@ void MemoryPool::ReleaseUnused() {
                 arenas_.end());
 }
 
+bool MemoryPool::Holds(const void* begin, uint64_t size, bool written) const {
+  auto place = reinterpret_cast<uintptr_t>(begin);
+  std::lock_guard<Mutex> lock(mutex_);
+  return std::any_of(arenas_.begin(), arenas_.end(), [&](const auto& arena) {
+    return arena->Holds(Arena::kData, place, size) ||
+           (!written && arena->Holds(Arena::kConstants, place, size));
+  });
+}
+
 MemoryPool::Usage MemoryPool::usage() const {
   std::lock_guard<Mutex> lock(mutex_);
   Usage usage;

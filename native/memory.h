@@ -39,6 +39,9 @@ class MemoryPool : public llvm::jitlink::JITLinkMemoryManager {
   // Allocates below 2 GiB, or anywhere if there is no room.
   JITLinkMemoryManager& low() { return low_; }
 
+  // Whether the bytes are loaded data or, unless they are to be written, constants.
+  bool Holds(const void* begin, uint64_t size, bool written) const;
+
   struct Usage {
     uint64_t code = 0;       // bytes in use
     uint64_t constants = 0;  // bytes in use

@@ -272,3 +272,21 @@ def test_section_with_a_name_of_the_linkers_own(
         refusal.dylib.load(path)
     assert f"section {name} " in str(caught.value)
     assert "--rename-section" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "symbol"),
+    [
+        ("__tvm_ffi__library_ctx = 8", "__tvm_ffi__library_ctx"),
+        (".section .rodata\n__tvm_ffi__library_ctx: .quad 0", "__tvm_ffi__library_ctx"),
+        (".section .rodata\n__tvm_ffi__library_bin: .quad 1 << 47, 5", "__tvm_ffi__library_bin"),
+        ("__tvm_ffi__library_bin = 8", "__tvm_ffi__library_bin"),
+    ],
+    ids=["no variable", "constant", "binary of no end", "no binary"],
+)
+def test_context_symbols_that_are_none(
+    refusal: Refusal, compile: Compiler, source: str, symbol: str
+) -> None:
+    path = compile(f".globl {symbol}\n{source}\n", language="assembler")
+    with refusal.of(tol.LinkError, symbol):
+        refusal.dylib.load(path)
