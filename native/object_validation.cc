@@ -200,7 +200,8 @@ class Validator {
     }
   }
 
-  // The tables are changed below, each after it was found good; that must not change another one.
+  // What is loaded and the tables are changed below, each after it was found good; that must not
+  // change another one.
   void CheckTables() {
     const auto* header = reinterpret_cast<const Elf::Ehdr*>(content_.data());
     std::vector<std::pair<uint64_t, uint64_t>> tables = {
@@ -212,14 +213,24 @@ class Validator {
         case ELF::SHT_SYMTAB_SHNDX:
         case ELF::SHT_STRTAB:
         case ELF::SHT_RELA:
+          if (section.sh_flags & ELF::SHF_ALLOC) {
+            Malformed("section " + Check(file_.getSectionName(section)).str() +
+                      ", a table for the linker, is to be loaded");
+          }
           if (section.sh_size != 0) tables.push_back({section.sh_offset, section.sh_size});
       }
     }
     for (const auto& [offset, size] : tables) facts_.table_bytes += size;
+    for (const Shdr& section : sections_) {
+      if ((section.sh_flags & ELF::SHF_ALLOC) && section.sh_type != ELF::SHT_NOBITS &&
+          section.sh_type != ELF::SHT_NULL && section.sh_size != 0) {
+        tables.push_back({section.sh_offset, section.sh_size});
+      }
+    }
     std::sort(tables.begin(), tables.end());
     for (size_t i = 1; i < tables.size(); ++i) {
       if (tables[i].first < tables[i - 1].first + tables[i - 1].second) {
-        Malformed("two of its tables overlap");
+        Malformed("two of its sections or tables overlap");
       }
     }
   }

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nothing that is loaded lies over a table of its file, or over other loaded content."""
+
+from __future__ import annotations
+
+import pytest
+
+import tvm_ffi_object_loader as tol
+from elf_writer import (
+    R_X86_64_64,
+    SHF_ALLOC,
+    SHF_WRITE,
+    SHT_NOBITS,
+    SHT_PROGBITS,
+    Section,
+    function,
+    relocation,
+    relocations,
+)
+from refusal import Refusal
+
+# What an attacker would have written over the place of another relocation: far away.
+EVIL = 0x123456789
+
+
+def over(name: str, size: int, flags: int = SHF_ALLOC) -> Section:
+    """A loaded section that has no content of its own, but the file's from `name` on."""
+    return Section(".over", SHT_PROGBITS, flags, offset=lambda at: at[name], size=size)
+
+
+def test_the_object_without_overlaps_loads(session: tol.Session) -> None:
+    content = function(relocations(".data", relocation(0, 1, R_X86_64_64)))
+    assert session.load(content)["f"]() is None
+
+
+@pytest.mark.parametrize(
+    ("place", "size"),
+    [
+        (".rela.data", 24),
+        (".rela.data", 1),
+        (".symtab", 24),
+        (".strtab", 4),
+        (".shstrtab", 4),
+        ("section headers", 64),
+        (".data", 8),
+        (".text", 16),
+    ],
+)
+@pytest.mark.parametrize("flags", [SHF_ALLOC, SHF_ALLOC | SHF_WRITE], ids=["constant", "data"])
+def test_a_loaded_section_over_something_else(
+    refusal: Refusal, place: str, size: int, flags: int
+) -> None:
+    content = function(
+        relocations(".data", relocation(0, 1, R_X86_64_64)),
+        over(place, size, flags),
+        relocations(".over", relocation(0, 0, R_X86_64_64, EVIL)),
+    )
+    with refusal.of(tol.ObjectFormatError, "<bytes>", "overlap"):
+        refusal.dylib.load(content)
+
+
+def test_a_loaded_section_over_the_header(refusal: Refusal) -> None:
+    section = Section(".over", SHT_PROGBITS, SHF_ALLOC, offset=lambda at: 0, size=64)
+    with refusal.of(tol.ObjectFormatError, "<bytes>", "overlap"):
+        refusal.dylib.load(function(section))
+
+
+def test_sections_that_have_no_content_overlap_nothing(session: tol.Session) -> None:
+    empty = Section(".empty", SHT_PROGBITS, SHF_ALLOC, offset=lambda at: at[".symtab"], size=0)
+    zeros = Section(
+        ".zeros", SHT_NOBITS, SHF_ALLOC | SHF_WRITE, offset=lambda at: at[".symtab"], size=64
+    )
+    assert session.load(function(empty, zeros))["f"]() is None
+
+
+def test_a_relocation_table_that_is_itself_loaded(refusal: Refusal) -> None:
+    content = function(
+        relocations(".data", relocation(0, 1, R_X86_64_64), flags=SHF_ALLOC),
+        relocations(".rela.data", relocation(0, 0, R_X86_64_64, EVIL)),
+    )
+    with refusal.of(tol.ObjectFormatError, "<bytes>", ".rela.data"):
+        refusal.dylib.load(content)
+
+
+@pytest.mark.parametrize("name", [".symtab", ".strtab", ".rela.data"])
+def test_relocations_for_a_table(refusal: Refusal, name: str) -> None:
+    content = function(
+        relocations(".data", relocation(0, 1, R_X86_64_64)),
+        relocations(name, relocation(0, 0, R_X86_64_64, EVIL), name=".rela.of.a.table"),
+    )
+    with refusal.of(tol.ObjectFormatError, "<bytes>"):
+        refusal.dylib.load(content)
