@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/error.h"
+
+#include <llvm/Demangle/Demangle.h>
+#include <llvm/Support/Error.h>
+
+namespace object_loader {
+
+void ThrowDuplicates(const std::map<std::string, std::string>& duplicates) {
+  std::string text;
+  std::vector<std::string> symbols;
+  for (const auto& [symbol, message] : duplicates) {
+    text += (text.empty() ? "" : "\n") + message;
+    symbols.push_back(symbol);
+  }
+  throw DuplicateSymbolError(text, std::move(symbols));
+}
+
+std::string Message(llvm::Error error) {
+  std::string text;
+  llvm::handleAllErrors(std::move(error), [&](const llvm::ErrorInfoBase& info) {
+    if (!text.empty()) text += "; ";
+    text += info.message();
+  });
+  return text;
+}
+
+std::string Demangled(const std::string& symbol) {
+  std::string readable = llvm::demangle(symbol);
+  return readable == symbol ? symbol : readable + " [" + symbol + "]";
+}
+
+}  // namespace object_loader

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Resolution: which of the sections and symbols of a load's objects count, as a linker decides for
+// `cc -shared a.o b.o`: one of the groups of each signature, one definition of each symbol, strong
+// before common before weak.
+//
+// What is defined or referred to outside of the load is bound here by the caller (see Binder),
+// before anything is laid out; so a missing symbol is known before memory is allocated.
+//
+// Lifetime: refers to the objects, which outlive it. Concurrency: for one thread at a time.
+// Format: gABI chapter 4, "Symbol Table" and "Section Groups".
+#ifndef OBJECT_LOADER_LINK_RESOLUTION_H_
+#define OBJECT_LOADER_LINK_RESOLUTION_H_
+
+#include <llvm/ADT/DenseMap.h>
+#include <llvm/ADT/STLFunctionalExtras.h>
+#include <llvm/ExecutionEngine/Orc/SymbolStringPool.h>
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "link/tls_library.h"
+#include "object/elf_view.h"
+
+namespace object_loader {
+
+// A symbol that a linker defines where nobody else does, or that is each library's own.
+enum class LinkerSymbol : uint8_t {
+  kNone,
+  kDsoHandle,     // __dso_handle: what __cxa_atexit and __cxa_finalize know the load by
+  kOffsetTable,   // _GLOBAL_OFFSET_TABLE_
+  kThreadLocals,  // _TLS_MODULE_BASE_: the start of the load's thread-local variables
+  kSectionStart,  // __start_NAME and __stop_NAME: the ends of section NAME
+  kSectionStop,
+  kCodeEnd,     // _etext, etext
+  kContentEnd,  // _edata, edata
+  kZerosStart,  // __bss_start
+  kEnd,         // _end, end
+  kInit,        // _init and _fini: what sections .init and .fini make
+  kFini,
+  kImage,  // __ehdr_start and _DYNAMIC: parts of a file, which a load has not
+};
+
+// A global symbol of the load's objects.
+struct Global {
+  enum class State : uint8_t {
+    kUndefined,
+    kDefined,   // in a section, by the object's symbol
+    kCommon,    // by the largest of common symbols
+    kAbsolute,  // a number
+    kLinker,    // see `linker`
+    kBound,     // to `value`, or to a thread-local variable
+    kNull,      // undefined, and may be
+  };
+  llvm::orc::SymbolStringPtr name;
+  State state = State::kUndefined;
+  LinkerSymbol linker = LinkerSymbol::kNone;
+  // Of the definition, or where there is none of all references: whether it is weak.
+  bool weak = true;
+  bool is_unique = false;        // STB_GNU_UNIQUE: one for the whole process
+  bool is_grouped = false;       // defined in a COMDAT group: as every other user of its header
+  bool is_hidden = false;        // not visible outside the dylib
+  bool is_thread_local = false;  // defined so
+  bool is_function = false;      // defined so
+  bool is_data = false;          // defined so: a variable
+  bool is_own = false;           // defined by the objects that the load was given
+  bool is_referenced = false;    // by something that is loaded
+  uint8_t needs = 0;             // see Need
+  uint32_t near_loads = 0;       // references that take it for a variable near the code
+  uint32_t object = 0;           // of the definition, or of the first reference
+  uint32_t last_object = ~0U;    // the last one that refers to it
+  uint32_t symbol = 0;
+  uint64_t value = 0;      // of kAbsolute and kBound; of kCommon the number of bytes
+  uint64_t alignment = 0;  // of kCommon
+  uint64_t offset = 0;     // of kCommon, among the zeros, when that is decided
+};
+
+// How a symbol is referred to.
+enum Need : uint8_t {
+  kNeedsSlot = 1,    // an entry of the global offset table
+  kNeedsNear = 2,    // a distance of less than eight bytes
+  kNeedsNarrow = 4,  // an address of less than eight bytes
+  kNeedsBranch = 8,  // a distance, to be jumped to
+  kNeedsThreadLocal = 16,
+  kNeedsThreadOffset = 32,  // a thread-local variable by its distance from the thread pointer
+  kNeedsFarSlot = 64,       // a slot where it is not the load's own
+};
+
+class Resolution {
+ public:
+  static constexpr uint32_t kLocal = ~0U;
+
+  // The first `own` of the objects are what the load was given; what the others define is for these
+  // alone. `has_group` tells of groups that the dylib has already. Throws ObjectFormatError,
+  // LinkError and DuplicateSymbolError (two of the objects define the same symbol).
+  Resolution(const std::vector<ElfView>& objects, size_t own, llvm::orc::SymbolStringPool& names,
+             llvm::function_ref<bool(const llvm::orc::SymbolStringPtr&)> has_group);
+  Resolution(const Resolution&) = delete;
+  Resolution& operator=(const Resolution&) = delete;
+
+  // Of the load, for messages: the objects that it was given, at most a few of them.
+  const std::string& name() const { return name_; }
+  const std::vector<ElfView>& objects() const { return objects_; }
+  size_t own() const { return own_; }
+
+  // Sections of all objects are numbered through.
+  uint32_t Number(size_t object, size_t section) const {
+    return first_section_[object] + static_cast<uint32_t>(section);
+  }
+  uint32_t section_count() const { return first_section_.back(); }
+  // Whether the section is loaded if something refers to it: false for those of dropped groups.
+  bool IsKept(uint32_t section) const { return kept_[section]; }
+
+  std::vector<Global>& globals() { return globals_; }
+  const std::vector<Global>& globals() const { return globals_; }
+  // The global that the object's symbol stands for, or kLocal.
+  uint32_t GlobalOf(size_t object, uint32_t symbol) const {
+    uint32_t first = first_global_[object];
+    return symbol < first ? kLocal : global_of_[object][symbol - first];
+  }
+  Global* Find(llvm::StringRef name);
+
+  // Whether any section of this name is kept.
+  bool HasSection(llvm::StringRef name) const;
+  // Whether code takes the global for one near by, or below 4 GiB, as without -fPIC.
+  bool IsExpectedNear(uint32_t global);
+
+  // The signatures of the groups that are kept, of the objects that the load was given.
+  const std::vector<llvm::orc::SymbolStringPtr>& groups() const { return groups_; }
+
+  // Whether any definition or group was dropped in favour of another one.
+  bool has_dropped() const { return has_dropped_; }
+
+  // Drops the definition, if there is one, in favour of what is elsewhere.
+  void Bind(Global& global, uint64_t address);
+  void Bind(Global& global, TlsVariable variable);
+  // Lets the reference be null.
+  void BindToNull(Global& global) { global.state = Global::State::kNull; }
+  // Of a global that is bound to one; null otherwise.
+  const TlsVariable* ThreadLocal(const Global& global) const;
+
+ private:
+  using State = Global::State;
+
+  void ResolveGroups(size_t object,
+                     llvm::function_ref<bool(const llvm::orc::SymbolStringPtr&)> has_group);
+  void DropSection(size_t object, uint32_t section);
+  void ResolveSymbols(size_t object);
+  uint32_t Intern(llvm::StringRef name, size_t object, uint32_t symbol);
+  void Define(Global& global, size_t object, uint32_t symbol, Global definition);
+  void Refer(Global& global, size_t object, const Elf::Sym& symbol, bool is_new);
+  bool KeepGroup(llvm::StringRef signature, size_t object,
+                 llvm::function_ref<bool(const llvm::orc::SymbolStringPtr&)> has_group);
+
+  const std::vector<ElfView>& objects_;
+  const size_t own_;
+  llvm::orc::SymbolStringPool& names_;
+  std::string name_;
+  std::vector<uint32_t> first_section_;
+  std::vector<uint32_t> first_global_;
+  std::vector<bool> kept_;
+  std::vector<bool> grouped_;  // members of COMDAT groups
+  std::vector<Global> globals_;
+  llvm::DenseMap<llvm::orc::SymbolStringPtr, uint32_t> by_name_;
+  std::vector<std::vector<uint32_t>> global_of_;
+  std::vector<llvm::orc::SymbolStringPtr> groups_;
+  llvm::DenseMap<llvm::orc::SymbolStringPtr, size_t> group_of_;  // signature -> object
+  std::unordered_map<const Global*, TlsVariable> thread_locals_;
+  std::vector<std::pair<uint32_t, size_t>> duplicates_;  // global, the second object
+  std::vector<bool> expected_near_;                      // by global, when somebody has asked
+  bool has_dropped_ = false;
+};
+
+// The names of several objects, at most a few of them: "a.o + b.o + 7 more".
+std::string ListObjects(const std::vector<ElfView>& objects, size_t count);
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_LINK_RESOLUTION_H_

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "link/thread_locals.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/fork_lock.h"
+
+extern "C" void* __tls_get_addr(void* module_and_offset);
+
+namespace object_loader {
+
+using Query = TlsLibrary::Query;
+
+void* TlsGetAddrOrNull(uint64_t* module_and_offset) {
+  return module_and_offset[0] == 0 ? nullptr : __tls_get_addr(module_and_offset);
+}
+
+ThreadLocals::ThreadLocals(const Resolution& resolution, const Liveness& liveness, Layout& layout)
+    : resolution_(resolution), layout_(layout) {
+  variables_.size = layout.size(Layout::kThreadLocal);
+  variables_.alignment = layout.alignment(Layout::kThreadLocal);
+  variables_.values.resize(layout.initialized_thread_locals());
+  for (const auto& [form, object, symbol] : liveness.thread_local_uses()) Ask(form, object, symbol);
+  uint64_t count = 0;
+  for (const auto& [key, asked] : asked_) count += asked.has_slot;
+  constexpr uint64_t kSlotSize = sizeof(TlsLibrary::Answer);
+  uint64_t slot = layout.Reserve(Layout::kConstants, count * kSlotSize, kSlotSize);
+  for (auto& [key, asked] : asked_) {
+    if (!asked.has_slot) continue;
+    asked.slot = slot;
+    slot += kSlotSize;
+  }
+}
+
+Query::Kind ThreadLocals::KindFor(Form form) {
+  switch (form) {
+    case Form::kModuleAndOffsetSlot:
+      return Query::kModuleAndOffset;
+    case Form::kModuleSlot:
+      return Query::kModule;
+    case Form::kDescriptorSlot:
+      return Query::kDescriptor;
+    default:
+      return Query::kThreadOffset;
+  }
+}
+
+ThreadLocals::Key ThreadLocals::KeyFor(Form form, uint32_t global, uint64_t offset) const {
+  if (form == Form::kModuleSlot) return {Query::kModule, Resolution::kLocal, 0};
+  bool outside = global != Resolution::kLocal &&
+                 resolution_.ThreadLocal(resolution_.globals()[global]) != nullptr;
+  if (outside) return {KindFor(form), global, 0};
+  return {KindFor(form), Resolution::kLocal, offset};
+}
+
+void ThreadLocals::Ask(Form form, uint32_t object, uint32_t symbol) {
+  if (form == Form::kModuleOffset) return;
+  uint32_t global = symbol == 0 ? Resolution::kLocal : resolution_.GlobalOf(object, symbol);
+  TlsVariable variable;
+  if (form != Form::kModuleSlot) {
+    const TlsVariable* outside = global == Resolution::kLocal
+                                     ? nullptr
+                                     : resolution_.ThreadLocal(resolution_.globals()[global]);
+    if (outside) {
+      variable = *outside;
+    } else {
+      uint32_t definer = object;
+      uint32_t entry = symbol;
+      if (global != Resolution::kLocal) {
+        // Of anything else, the Relocator says what is wrong.
+        const Global& own = resolution_.globals()[global];
+        if (own.state != Global::State::kDefined) return;
+        definer = own.object;
+        entry = own.symbol;
+      }
+      const ElfView& defining = resolution_.objects()[definer];
+      uint32_t section = entry == 0 ? 0 : defining.SectionOf(entry);
+      if (section == 0 || section >= defining.sections().size()) return;
+      Layout::Place place = layout_.PlaceOf(resolution_.Number(definer, section));
+      if (place.area != Layout::kThreadLocal) return;
+      variable.offset = place.offset + defining.symbols()[entry].st_value;
+    }
+  }
+  auto [asked, is_new] = asked_.try_emplace(KeyFor(form, global, variable.offset));
+  if (is_new) {
+    asked->second.query = queries_.size();
+    queries_.push_back({KindFor(form), std::move(variable)});
+  }
+  asked->second.has_slot |= form != Form::kThreadOffset;
+}
+
+void ThreadLocals::Open() {
+  if (variables_.size == 0 && queries_.empty()) return;
+  // The dynamic linker may wait for another thread, which may fork.
+  ForkInclusion inclusion;
+  try {
+    library_ = TlsLibrary::Open(variables_, queries_);
+  } catch (const LinkError& error) {
+    throw LinkError(resolution_.name() + ": " + error.what());
+  } catch (const OutOfMemoryError& error) {
+    throw OutOfMemoryError(resolution_.name() + ": " + error.what());
+  }
+}
+
+uint64_t ThreadLocals::SlotFor(Form form, uint32_t global, uint64_t offset) const {
+  return asked_.at(KeyFor(form, global, offset)).slot;
+}
+
+uint64_t ThreadLocals::ThreadOffset(uint32_t global, uint64_t offset) const {
+  return library_->answers()[asked_.at(KeyFor(Form::kThreadOffset, global, offset)).query][0];
+}
+
+void ThreadLocals::WriteSlots(char* constants) const {
+  for (const auto& [key, asked] : asked_) {
+    if (!asked.has_slot) continue;
+    std::memcpy(constants + asked.slot, library_->answers()[asked.query].data(),
+                sizeof(TlsLibrary::Answer));
+  }
+}
+
+}  // namespace object_loader

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Inputs: what one load is given, objects, archives and shared libraries, and which objects it
+// therefore links.
+//
+// As the linker does between --start-group and --end-group: a member of an archive is pulled in for
+// a symbol that the objects, or members pulled in before, refer to and none defines; a weak
+// reference pulls nothing, and a common symbol pulls a member that defines it. All archives are
+// searched until nothing more is pulled in. Archives that come without any object would give
+// nothing; of these the members that export a TVM-FFI function are pulled in, and what they need.
+#ifndef OBJECT_LOADER_OBJECT_INPUTS_H_
+#define OBJECT_LOADER_OBJECT_INPUTS_H_
+
+#include <llvm/ADT/STLFunctionalExtras.h>
+
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "object/archive.h"
+#include "object/elf_view.h"
+
+namespace object_loader {
+
+class Inputs {
+ public:
+  // `whole_archive`: every member of every archive is linked, in the archive's place.
+  explicit Inputs(bool whole_archive) : whole_archive_(whole_archive) {}
+
+  // Throws FileError and ObjectFormatError.
+  void AddFile(const std::string& path);
+  void AddBytes(std::shared_ptr<FileContent> content);
+
+  // Whether there are objects or archives.
+  bool has_objects() const { return !inputs_.empty(); }
+  // The paths of the shared libraries.
+  const std::vector<std::string>& libraries() const { return libraries_; }
+
+  // The objects to link, in the linker's order; once only. `is_defined` tells of a symbol that is
+  // there already. Throws ObjectFormatError, also where there is nothing to link, and FileError.
+  std::vector<ElfView> TakeObjects(llvm::function_ref<bool(llvm::StringRef)> is_defined);
+
+ private:
+  const bool whole_archive_;
+  bool any_archive_ = false;
+  std::vector<std::variant<ElfView, Archive>> inputs_;
+  std::vector<std::string> libraries_;
+};
+
+// Throws ObjectFormatError and FileError where the file is no shared library for this process, or
+// is shorter than its headers say: the dynamic linker maps what they say, and touching pages past
+// the end of a file is a SIGBUS.
+void CheckSharedLibrary(const std::string& path);
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_OBJECT_INPUTS_H_

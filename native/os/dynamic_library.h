@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// DynamicLibrary: a library that the dynamic linker has opened, privately (RTLD_LOCAL), and the
+// symbols in it.
+//
+// Opening and closing run the library's own constructors and destructors: neither may happen while
+// a lock of the loader, or the interpreter's, is held. Concurrency: every method may be called from
+// any thread.
+#ifndef OBJECT_LOADER_OS_DYNAMIC_LIBRARY_H_
+#define OBJECT_LOADER_OS_DYNAMIC_LIBRARY_H_
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace object_loader {
+
+class DynamicLibrary {
+ public:
+  // Null, with the dynamic linker's message in `reason`, where it refuses.
+  static DynamicLibrary Open(const std::string& path, std::string& reason);
+  // One that is in the process already, or null; nothing is opened.
+  static DynamicLibrary Opened(const char* name);
+  DynamicLibrary() = default;
+  DynamicLibrary(DynamicLibrary&& other) noexcept { *this = std::move(other); }
+  DynamicLibrary& operator=(DynamicLibrary&& other) noexcept;
+  ~DynamicLibrary();
+
+  explicit operator bool() const { return handle_ != nullptr; }
+  // Where the library's addresses begin; 0 where the dynamic linker does not tell.
+  uint64_t base() const;
+
+  // The address of a symbol that the library defines itself, "foo" or "foo@VERSION". Without a
+  // version it is the default one that is found, as for a static linker; never one that is hidden.
+  // The address may be null (an absolute symbol).
+  std::optional<void*> Find(const std::string& symbol) const;
+  // As dlsym and dlvsym: the library's own symbols, then those of the libraries that it depends on.
+  std::optional<void*> FindWithDependencies(const std::string& symbol) const;
+
+ private:
+  void ReadVersions();
+
+  void* handle_ = nullptr;
+  // The default version of symbols that have several, or none but hidden ones ("").
+  std::map<std::string, std::string> default_versions_;
+};
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_OS_DYNAMIC_LIBRARY_H_

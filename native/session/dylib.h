@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Dylib: what a shared library is to dlopen: objects linked into the process, their symbols
+// (SymbolTable), the order of other dylibs in which it looks for what it lacks (Scope), and the
+// life of their code (CodeLifetime).
+//
+// Concurrency: loads into one dylib take turns (a load from within an initializer belongs to the
+// turn it happens in); the symbols of a load become visible to other threads when its initializers
+// have finished. Neither a lock of the dylib's nor ORC's are held while loaded code runs.
+#ifndef OBJECT_LOADER_SESSION_DYLIB_H_
+#define OBJECT_LOADER_SESSION_DYLIB_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fork_lock.h"
+#include "object/inputs.h"
+#include "session/call_gate.h"
+#include "session/code_lifetime.h"
+#include "session/scope.h"
+#include "session/session.h"
+#include "session/symbol_table.h"
+#include "session/turns.h"
+
+namespace object_loader {
+
+class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
+ public:
+  // Throws SessionClosedError and ObjectLoaderError (a taken name, a dylib of another session).
+  static std::shared_ptr<Dylib> Create(std::shared_ptr<Session> session,
+                                       const std::optional<std::string>& name,
+                                       std::vector<Link> link_order);
+  ~Dylib() override;
+
+  // Makes the dylib one of its session's members. `representation` is for the layer above: how to
+  // get from the dylib to what represents it there.
+  void Publish(std::shared_ptr<void> representation);
+  const std::shared_ptr<void>& representation() const { return representation_; }
+
+  uint64_t id() const { return id_; }
+  const std::string& name() const override { return name_; }
+  const std::shared_ptr<Session>& session() const { return session_; }
+  // Empty once the code is unloaded.
+  std::vector<Link> link_order() const { return scope_.link_order(); }
+  const CallGate& gate() const { return gate_; }
+  bool closed() const { return gate_.closed(); }
+
+  SymbolTable& symbols() { return symbols_; }
+  const SymbolTable& symbols() const { return symbols_; }
+  Scope& scope() { return scope_; }
+  const Scope& scope() const { return scope_; }
+  CodeLifetime& code() { return code_; }
+
+  // Links the inputs and runs their initializers, then `on_initialized`. What the dylib lacks is
+  // from now on searched in `libraries` as well. If any of it throws, the dylib is as it was.
+  void Load(Inputs inputs, const Scope::Libraries& libraries,
+            const std::function<void()>& on_initialized);
+
+  // The names of the exported TVM-FFI functions, sorted. Throws SessionClosedError.
+  std::vector<std::string> FunctionNames() const;
+  // The address of the function, or null.
+  void* FindFunction(const std::string& name) const;
+  // The same, or FunctionNotFoundError, or SessionClosedError.
+  void* GetFunction(const std::string& name) const;
+  // The address of a symbol that this dylib itself exports, or null.
+  void* FindSymbol(const std::string& symbol) const;
+  // Sets the pointer that is the symbol's variable to null, if there is one.
+  void ClearPointer(const std::string& symbol) const { symbols_.ClearPointer(Intern(symbol)); }
+  // As dlsym: searches the link order too. Throws UndefinedSymbolError and SessionClosedError.
+  void* Lookup(const std::string& symbol) const;
+  // What the dylib offers to those that link to it: its own symbols, then those of its libraries.
+  std::optional<Found> FindOffered(const Scope::Name& name) const;
+
+  void CheckClosable() const override;
+  void Close() override;
+  // As Close, by whoever lets go of the last reference: waits for nobody, and never fails.
+  void Drop();
+  void TryUnload() override { code_.TryUnload(); }
+
+  // The message of the SessionClosedError for this dylib.
+  std::string ClosedMessage() const;
+  void ThrowIfClosed() const;
+  Scope::Name Intern(const std::string& symbol) const;
+  // How often something of a load that had not finished was given to somebody.
+  uint64_t early_uses() const { return symbols_.early_uses() + scope_.early_uses(); }
+
+ private:
+  // The right to change what is loaded, for one thread at a time.
+  class Turn {
+   public:
+    explicit Turn(Dylib& dylib);
+    ~Turn();
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    Dylib& dylib_;
+  };
+
+  Dylib(std::shared_ptr<Session> session, std::string name);
+
+  [[noreturn]] void ThrowCircle(const char* what) const;
+  void CancelClose();
+  void WaitAndUnload();
+  void LeaveSession();
+
+  const uint64_t id_;
+  const std::string name_;
+  const std::shared_ptr<Session> session_;
+  CallGate gate_;
+  std::shared_ptr<void> representation_;
+  Turns turns_;  // to load
+  SymbolTable symbols_{turns_};
+  Scope scope_{turns_};
+  CodeLifetime code_{*this};
+  Mutex mutex_;
+  int closers_ = 0;  // threads in Close
+  std::atomic<bool> left_session_{false};
+};
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_SESSION_DYLIB_H_

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "session/load.h"
+
+#include <cxxabi.h>
+
+#include <list>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "link/graph_builder.h"
+#include "os/headroom.h"
+#include "session/binder.h"
+#include "session/code_map.h"
+#include "session/dylib.h"
+#include "support/supplied.h"
+
+namespace object_loader {
+
+namespace {
+
+using llvm::orc::SymbolStringPtr;
+
+// What the exception being handled says, also when its type is the loaded code's own.
+std::string CurrentExceptionText() {
+  try {
+    throw;
+  } catch (const std::exception& exception) {
+    return exception.what();
+  } catch (...) {
+    return "an exception that is no std::exception";
+  }
+}
+
+void RunInitializers(const Dylib& dylib, const std::string& name, const Image& image) {
+  if (!image.has_initializers()) return;
+  // Whoever closes the dylib meanwhile waits for the initializers.
+  CallScope scope(dylib.gate());
+  if (!scope.entered()) throw SessionClosedError(dylib.ClosedMessage());
+  std::string thrown;
+  try {
+    image.RunInitializers();
+    return;
+  } catch (const abi::__forced_unwind&) {
+    throw;  // the thread is being cancelled
+  } catch (...) {
+    // The exception may be of a type that goes with the image, so it must not leave this block.
+    thrown = CurrentExceptionText();
+  }
+  throw LinkError(name + ": an initializer threw: " + thrown);
+}
+
+// What is left of a link when it is done.
+struct Linked {
+  Image image;
+  std::string name;
+  std::vector<Definition> definitions;
+  std::vector<uint64_t> values;
+  std::vector<SymbolStringPtr> groups;
+};
+
+// Links the objects, and what is supplied to them.
+Linked LinkInto(const Dylib& dylib, std::vector<ElfView>& objects) {
+  ForkExclusion exclusion;
+  Linker& linker = dylib.session()->linker();
+  const size_t own = objects.size();
+  for (;;) {
+    Resolution resolution(objects, own, *linker.names(), [&](const SymbolStringPtr& signature) {
+      return dylib.symbols().HasGroup(signature);
+    });
+    Binder binder(dylib, resolution);
+    std::vector<uint32_t> definitions = binder.BindDefinitions();
+    Liveness liveness(resolution);
+    std::vector<uint32_t> supplied = binder.BindReferences();
+    if (!supplied.empty()) {
+      for (uint32_t member : supplied) objects.push_back(SuppliedArchive().Extract(member));
+      continue;
+    }
+    GraphBuilder builder(resolution, liveness);
+    Linked linked;
+    linked.name = resolution.name();
+    linked.groups = resolution.groups();
+    for (uint32_t number : definitions) {
+      linked.definitions.push_back(Definition(resolution.globals()[number]));
+    }
+    linked.image = linker.Link(builder, definitions);
+    linked.values = std::move(linked.image.defined);
+    linked.image.defined = {};
+    return linked;
+  }
+}
+
+}  // namespace
+
+void LoadObjects(Dylib& dylib, Inputs inputs, const std::function<void()>& on_initialized) {
+  Session& session = *dylib.session();
+  SymbolTable& symbols = dylib.symbols();
+  std::vector<ElfView> objects = inputs.TakeObjects(
+      [&](llvm::StringRef name) { return symbols.HasOwn(dylib.Intern(name.str())); });
+  size_t object_count = objects.size();
+  uint64_t object_bytes = 0;
+  uint64_t table_bytes = 0;
+  for (const ElfView& object : objects) {
+    object_bytes += object.size();
+    table_bytes += object.table_bytes();
+  }
+  auto headroom = std::make_optional<Headroom>(object_bytes, table_bytes);
+  // Made beforehand: once the initializers have run, nothing may fail any more.
+  std::list<CodeLifetime::Loaded> loaded;
+  CodeLifetime::Loaded& load = loaded.emplace_back(dylib);
+  Linked linked = LinkInto(dylib, objects);
+  load.image = std::move(linked.image);
+  load.objects = object_count;
+  load.symbols = linked.definitions.size();
+  uint64_t early_uses = dylib.early_uses();
+  try {
+    symbols.Add(linked.definitions, linked.values, load.image.tls_library, linked.groups);
+    headroom.reset();
+    if (load.image.dso_handle) load.image.dso_handle->owner = &load;
+    CodeMap::OfProcess().Add(load.image.code, &load);
+    RunInitializers(dylib, linked.name, load.image);
+    on_initialized();
+  } catch (...) {
+    symbols.Remove(linked.definitions, linked.groups);
+    dylib.code().Undo(loaded, early_uses != dylib.early_uses());
+    throw;
+  }
+  load.image.KeepForExit();
+  session.objects += object_count;
+  session.symbols += linked.definitions.size();
+  symbols.Publish(linked.definitions);
+  dylib.code().Add(loaded);
+}
+
+}  // namespace object_loader

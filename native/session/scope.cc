@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "session/scope.h"
+
+#include <llvm/ADT/STLExtras.h>
+
+#include <algorithm>
+#include <mutex>
+
+#include "session/dylib.h"
+
+namespace object_loader {
+
+namespace {
+
+using Name = Scope::Name;
+
+std::optional<Found> FindIn(const Scope::Libraries& libraries, const Name& name,
+                            std::optional<void*> (SharedLibrary::*find)(const std::string&) const) {
+  if (libraries.empty()) return std::nullopt;
+  std::string symbol(*name);
+  for (const auto& library : libraries) {
+    if (auto address = (*library.*find)(symbol)) {
+      Found found = {};
+      found.symbol.value = reinterpret_cast<uint64_t>(*address);
+      found.library = library.get();
+      return found;
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<Found> FindInOrder(const std::vector<Link>& link_order, const Name& name,
+                                 std::vector<const Dylib*>& seen) {
+  for (const Link& link : link_order) {
+    if (!link.dylib || llvm::is_contained(seen, link.dylib.get())) continue;
+    seen.push_back(link.dylib.get());
+    if (auto symbol = link.dylib->symbols().FindExported(name)) {
+      link.dylib->symbols().NoteUse(*symbol);
+      return Found{*symbol, link.dylib.get(), nullptr};
+    }
+    if (auto found = FindInOrder(link.dylib->link_order(), name, seen)) return found;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::vector<Link> Scope::link_order() const {
+  std::lock_guard<Mutex> lock(mutex_);
+  return link_order_;
+}
+
+void Scope::Add(const Libraries& libraries) {
+  std::lock_guard<Mutex> lock(mutex_);
+  for (const auto& library : libraries) libraries_.push_back({library, true});
+}
+
+void Scope::Remove(const Libraries& libraries) {
+  std::lock_guard<Mutex> lock(mutex_);
+  for (const auto& library : libraries) {
+    libraries_.erase(std::find_if(libraries_.begin(), libraries_.end(),
+                                  [&](const Library& entry) { return entry.library == library; }));
+  }
+}
+
+void Scope::Publish(const Libraries& libraries) {
+  std::lock_guard<Mutex> lock(mutex_);
+  for (Library& entry : libraries_) {
+    if (llvm::is_contained(libraries, entry.library)) entry.initializing = false;
+  }
+}
+
+Scope::Libraries Scope::libraries() const {
+  std::lock_guard<Mutex> lock(mutex_);
+  Libraries libraries;
+  for (const Library& entry : libraries_) {
+    if (entry.initializing && !turns_.IsMine()) continue;
+    if (entry.initializing) ++early_uses_;
+    libraries.push_back(entry.library);
+  }
+  return libraries;
+}
+
+Scope::Libraries Scope::InitializingLibraries() const {
+  std::lock_guard<Mutex> lock(mutex_);
+  Libraries libraries;
+  for (const Library& entry : libraries_) {
+    if (entry.initializing) libraries.push_back(entry.library);
+  }
+  return libraries;
+}
+
+void Scope::RemoveInitializing() {
+  std::lock_guard<Mutex> lock(mutex_);
+  // The left thread's copy keeps the library open, whose constructors may never have finished.
+  libraries_.erase(std::remove_if(libraries_.begin(), libraries_.end(),
+                                  [](const Library& entry) { return entry.initializing; }),
+                   libraries_.end());
+}
+
+void Scope::Clear(std::vector<Link>& link_order, Libraries& libraries) {
+  std::lock_guard<Mutex> lock(mutex_);
+  link_order.swap(link_order_);
+  for (Library& entry : libraries_) libraries.push_back(std::move(entry.library));
+  libraries_.clear();
+}
+
+std::optional<Found> Scope::FindInLibraries(const Name& name) const {
+  return FindIn(libraries(), name, &SharedLibrary::Find);
+}
+
+std::optional<Found> Scope::Search::Find(const Name& name) const {
+  std::optional<Found> found = FindIn(libraries, name, &SharedLibrary::Find);
+  for (auto link = link_order.begin(); !found && link != link_order.end(); ++link) {
+    found = link->dylib ? link->dylib->FindOffered(name)
+                        : FindIn({link->library}, name, &SharedLibrary::Find);
+  }
+  return found;
+}
+
+std::optional<Found> Scope::Search::FindInDylibs(const Name& name) const {
+  std::vector<const Dylib*> seen;
+  return FindInOrder(link_order, name, seen);
+}
+
+std::optional<Found> Scope::Search::FindInDependencies(const Name& name) const {
+  constexpr auto find = &SharedLibrary::FindWithDependencies;
+  std::optional<Found> found = FindIn(libraries, name, find);
+  for (auto link = link_order.begin(); !found && link != link_order.end(); ++link) {
+    found = link->dylib ? FindIn(link->dylib->scope().libraries(), name, find)
+                        : FindIn({link->library}, name, find);
+  }
+  return found;
+}
+
+}  // namespace object_loader

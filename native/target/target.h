@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What is the processor's own in linking: what relocations ask for and how it is written into the
+// code, the forms of thread-local access, and the little code that a linker adds.
+//
+// One processor is chosen when the loader is built: its folder has the inline part, and the sources
+// that define the functions below. No other folder knows processors apart.
+#ifndef OBJECT_LOADER_TARGET_TARGET_H_
+#define OBJECT_LOADER_TARGET_TARGET_H_
+
+#include <llvm/ADT/StringRef.h>
+#include <llvm/ExecutionEngine/JITLink/JITLink.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace object_loader {
+
+// What is computed for a relocation. S is the symbol's address, A the addend, P the place of the
+// field, GOT the address of the global offset table, and G that of the slot in it that holds S.
+enum class Form : uint8_t {
+  kNothing,
+  kRefused,
+  kAddress,        // S + A
+  kDistance,       // S + A - P
+  kBranch,         // the same; by way of a stub where S is too far away
+  kSlotDistance,   // G + A - P
+  kRelaxableSlot,  // the same, in an instruction that may be made one that needs no slot
+  kSlotOffset,     // G + A - GOT
+  kTableOffset,    // S + A - GOT
+  kTableDistance,  // GOT + A - P
+  kSize,           // the symbol's size + A
+  // Of thread-local variables (ELF Handling For Thread-Local Storage). The distance, + A - P, of a
+  // slot that holds ...
+  kModuleAndOffsetSlot,  // the argument of __tls_get_addr
+  kModuleSlot,           // the same for the load's own variables, with offset 0
+  kThreadOffsetSlot,     // the distance from the thread pointer
+  kDescriptorSlot,       // a TLS descriptor
+  kModuleOffset,         // the offset in the load's own variables, + A
+  kThreadOffset,         // the distance from the thread pointer, + A
+};
+
+constexpr bool IsThreadLocal(Form form) { return form >= Form::kModuleAndOffsetSlot; }
+
+// The relation of a relocation type to what it does; see KindOf.
+struct RelocationKind;
+
+}  // namespace object_loader
+
+#if defined(__x86_64__)
+#include "target/x86_64/relocations.h"
+#else
+#error "There is no folder in target/ for this processor."
+#endif
+
+namespace object_loader {
+
+// These are inline, in the processor's folder:
+//
+//   const RelocationKind& KindOf(uint32_t type);   has `form`, and `width`: so many bytes are
+//   written bool Patch(const RelocationKind& kind, char* field, uint64_t value);
+//       Writes what was computed; false where it does not fit.
+
+// "R_X86_64_PC32", or "of type 200".
+std::string RelocationName(uint32_t type);
+// Why relocations of this type, whose form is kRefused, can't be applied, and what to do about it.
+const char* WhyRefused(uint32_t type);
+
+// Whether `section_index` of a symbol, one that the format leaves to processors, is that of common
+// symbols of some kind.
+bool IsCommonOfProcessor(uint16_t section_index);
+
+// Whether the instruction that the field of a kRelaxableSlot belongs to can be made one that takes
+// the symbol's address itself; `before` bytes lie before the field in its section.
+bool CanRelaxSlot(const char* field, uint64_t before, int64_t addend);
+// Does so, and patches it. False where the instruction or the distance is another one: it is as it
+// was then.
+bool RelaxSlot(char* field, uint64_t before, uint64_t symbol, uint64_t place, int64_t addend);
+
+// Makes a load from a variable near the code one by way of the slot that holds the variable's
+// address, `thunk_place` being where the kFarLoadSize bytes of `thunk` are executed. For code that
+// takes a far variable for a near one. False where the instruction is another one.
+bool LoadFarVariable(char* field, uint64_t before, int64_t addend, uint64_t place, char* thunk,
+                     uint64_t thunk_place, uint64_t slot);
+
+// A jump to `address`, from anywhere.
+void WriteStub(char* stub, uint64_t address);
+// A jump to what the pointer at `slot` points to; it is executed at `place`.
+void WriteIndirectStub(char* stub, uint64_t place, uint64_t slot);
+
+// What stands before and after the pieces of sections .init and .fini, to make a function of them.
+extern const llvm::StringRef kFragmentsProlog;
+extern const llvm::StringRef kFragmentsEpilog;
+
+// What fills gaps between functions: it stops whoever gets there.
+constexpr char kCodeFill = static_cast<char>(kTrapByte);
+
+// A graph for this processor, and JITLink's way of linking it.
+std::unique_ptr<llvm::jitlink::LinkGraph> MakeLinkGraph(
+    const std::string& name, std::shared_ptr<llvm::orc::SymbolStringPool> names);
+void RunJITLink(std::unique_ptr<llvm::jitlink::LinkGraph> graph,
+                std::unique_ptr<llvm::jitlink::JITLinkContext> context);
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_TARGET_TARGET_H_
