@@ -64,6 +64,7 @@ std::string DescribeRelocation(const ElfView& object, size_t section, const Elf:
 
 Liveness::Liveness(Resolution& resolution) : resolution_(resolution) {
   live_.resize(resolution.section_count());
+  CheckDropped();
   ReadEHFrames();
   MarkRoots();
   while (!unvisited_.empty()) {
@@ -77,6 +78,36 @@ void Liveness::FailFor(Item item, const Elf::Rela& relocation, const std::string
   const ElfView& object = resolution_.objects()[item.object];
   throw LinkError(object.name() + ": " + DescribeRelocation(object, item.section, relocation) +
                   why);
+}
+
+// As a linker, also where nothing would get there.
+void Liveness::CheckDropped() const {
+  for (uint32_t object = 0; object < resolution_.objects().size(); ++object) {
+    if (!resolution_.HasDropped(object)) continue;
+    const ElfView& view = resolution_.objects()[object];
+    for (uint32_t section = 0; section < view.sections().size(); ++section) {
+      StringRef name = view.SectionName(section);
+      bool matters = resolution_.IsKept(resolution_.Number(object, section)) &&
+                     name != ".eh_frame" && !MayNameDropped(name);
+      if (!matters) continue;
+      for (const Elf::Rela& relocation : view.Relocations(section)) {
+        uint32_t symbol = relocation.getSymbol(false);
+        if (symbol == 0 || symbol >= view.first_global()) continue;
+        uint32_t place = view.SectionOf(symbol);
+        bool dropped = place < view.sections().size() && view.IsLoaded(place) &&
+                       !resolution_.IsKept(resolution_.Number(object, place));
+        if (dropped) FailForDropped({object, section}, relocation, place);
+      }
+    }
+  }
+}
+
+void Liveness::FailForDropped(Item item, const Elf::Rela& relocation, uint32_t place) const {
+  const ElfView& view = resolution_.objects()[item.object];
+  FailFor(item, relocation,
+          "it lies in section " + view.SectionName(place).str() +
+              ", which was discarded for the one that another object has in a group of the same "
+              "name; compile both from the same source, with the same flags");
 }
 
 void Liveness::ReadEHFrames() {
@@ -225,10 +256,7 @@ void Liveness::VisitLocal(Item item, const Elf::Rela& relocation, Form form, uin
                               view.SectionName(section).str() + ", which is not loaded");
     }
     if (MayNameDropped(view.SectionName(item.section))) return;
-    FailFor(item, relocation,
-            "it lies in section " + view.SectionName(section).str() +
-                ", which was discarded for the one that another object has in a group of the same "
-                "name; compile both from the same source, with the same flags");
+    FailForDropped(item, relocation, section);
   }
   uint8_t need = NeedOf(form, width);
   if (need == kNeedsNarrow) has_narrow_addresses_ = true;

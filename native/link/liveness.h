@@ -58,6 +58,8 @@ class Liveness {
     uint32_t section;
   };
 
+  void CheckDropped() const;
+  [[noreturn]] void FailForDropped(Item item, const Elf::Rela& relocation, uint32_t place) const;
   void ReadEHFrames();
   void MarkRoots();
   void Mark(uint32_t object, uint32_t section);

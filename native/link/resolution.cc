@@ -51,6 +51,7 @@ Resolution::Resolution(const std::vector<ElfView>& objects, size_t own,
   globals_.reserve(symbols);
   by_name_.reserve(static_cast<unsigned>(symbols));
   global_of_.resize(objects.size());
+  dropped_.resize(objects.size());
   for (size_t i = 0; i < objects.size(); ++i) {
     for (size_t section = 0; section < objects[i].sections().size(); ++section) {
       kept_[Number(i, section)] = objects[i].IsLoaded(section);
@@ -83,7 +84,7 @@ bool Resolution::KeepGroup(StringRef signature, size_t object,
 
 void Resolution::DropSection(size_t object, uint32_t section) {
   kept_[Number(object, section)] = false;
-  has_dropped_ = true;
+  dropped_[object] = true;
 }
 
 void Resolution::ResolveGroups(size_t object,
@@ -193,6 +194,7 @@ void Resolution::ResolveSymbols(size_t object) {
       }
     } else {
       Refer(globals_[number], object, symbol, is_new);
+      globals_[number].was_dropped |= section != ElfView::kUndefined;
     }
     // The most constraining visibility counts, whichever definition was chosen.
     unsigned visibility = symbol.getVisibility();
@@ -227,7 +229,6 @@ void Resolution::Define(Global& global, size_t object, uint32_t symbol, Global d
     duplicates_.push_back({static_cast<uint32_t>(&global - globals_.data()), object});
     return;
   }
-  if (known != 0) has_dropped_ = true;
   if (known == 2 && added == 2) {
     global.alignment = std::max(global.alignment, definition.alignment);
     if (definition.value <= global.value) return;
@@ -274,7 +275,6 @@ bool Resolution::IsExpectedNear(uint32_t global) {
 }
 
 void Resolution::Bind(Global& global, uint64_t address) {
-  if (global.state != State::kUndefined) has_dropped_ = true;
   global.state = State::kBound;
   global.value = address;
 }

@@ -67,6 +67,7 @@ struct Global {
   bool is_data = false;          // defined so: a variable
   bool is_own = false;           // defined by the objects that the load was given
   bool is_referenced = false;    // by something that is loaded
+  bool was_dropped = false;      // a definition of it, with its group
   uint8_t needs = 0;             // see Need
   uint32_t near_loads = 0;       // references that take it for a variable near the code
   uint32_t object = 0;           // of the definition, or of the first reference
@@ -130,8 +131,8 @@ class Resolution {
   // The signatures of the groups that are kept, of the objects that the load was given.
   const std::vector<llvm::orc::SymbolStringPtr>& groups() const { return groups_; }
 
-  // Whether any definition or group was dropped in favour of another one.
-  bool has_dropped() const { return has_dropped_; }
+  // Whether any section of the object was dropped in favour of another one's.
+  bool HasDropped(size_t object) const { return dropped_[object]; }
 
   // Drops the definition, if there is one, in favour of what is elsewhere.
   void Bind(Global& global, uint64_t address);
@@ -170,7 +171,7 @@ class Resolution {
   std::unordered_map<const Global*, TlsVariable> thread_locals_;
   std::vector<std::pair<uint32_t, size_t>> duplicates_;  // global, the second object
   std::vector<bool> expected_near_;                      // by global, when somebody has asked
-  bool has_dropped_ = false;
+  std::vector<bool> dropped_;                            // by object
 };
 
 // The names of several objects, at most a few of them: "a.o + b.o + 7 more".

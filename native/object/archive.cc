@@ -69,15 +69,19 @@ ObjectSymbols ReadSymbols(StringRef content, const std::string& name) {
 }  // namespace
 
 void ObjectSymbols::Add(const Elf::Sym& symbol, StringRef symbol_name) {
-  // What a version is appended to also defines the name alone (see link/resolution.h).
+  size_t at = symbol_name.find("@@");
+  if (at != StringRef::npos) {
+    StringRef version = symbol_name.drop_front(at).ltrim('@');
+    StringRef name = symbol_name.take_front(at);
+    symbol_name = made.emplace_back((name + "@" + version).str());
+    if (symbol.st_shndx != ELF::SHN_UNDEF) defined.push_back(name);
+  }
   bool in_section = symbol.st_shndx < ELF::SHN_LORESERVE || symbol.st_shndx == ELF::SHN_XINDEX ||
                     symbol.st_shndx == ELF::SHN_ABS;
   if (!in_section) {  // common, also in the processor's own kind of it
     common.push_back(symbol_name);
   } else if (symbol.st_shndx != ELF::SHN_UNDEF) {
     defined.push_back(symbol_name);
-    size_t version = symbol_name.find("@@");
-    if (version != StringRef::npos) defined.push_back(symbol_name.take_front(version));
   } else if (symbol.getBinding() != ELF::STB_WEAK) {
     undefined.push_back(symbol_name);
   }

@@ -17,6 +17,7 @@
 #include <llvm/ADT/SmallVector.h>
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,11 +28,13 @@ namespace object_loader {
 
 // The global symbols of one object. The names lie in its content.
 struct ObjectSymbols {
+  // `name@@VERSION` stands for the name alone and for `name@VERSION`.
   void Add(const Elf::Sym& symbol, llvm::StringRef name);
 
   std::vector<llvm::StringRef> defined;
   std::vector<llvm::StringRef> common;
   std::vector<llvm::StringRef> undefined;  // without the weak ones
+  std::deque<std::string> made;            // names that lie in no content
 };
 
 class Archive {

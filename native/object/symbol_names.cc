@@ -24,6 +24,7 @@ std::string FunctionSymbol(const std::string& name) { return kFunctionPrefix + n
 
 std::optional<StringRef> FunctionName(StringRef symbol) {
   if (!symbol.consume_front(kFunctionPrefix)) return std::nullopt;
+  if (symbol.contains('@')) return std::nullopt;  // a certain version of one
   for (const char* reserved : kReservedNames) {
     if (symbol == reserved) return std::nullopt;
   }

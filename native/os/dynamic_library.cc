@@ -46,6 +46,14 @@ class SymbolTable {
     }
   }
 
+  bool HasVersion(const std::string& version) const {
+    if (!strings_ || !definitions_) return false;
+    for (const char* name : VersionNames()) {
+      if (name && version == name) return true;
+    }
+    return false;
+  }
+
   // Calls `visit` with each defined symbol: name, version, hidden.
   template <typename Visit>
   void ForEachVersioned(Visit visit) const {
@@ -108,6 +116,13 @@ class SymbolTable {
 link_map* MapOf(void* handle) {
   link_map* map = nullptr;
   return dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0 ? map : nullptr;
+}
+
+// The library that the address lies in, or null.
+link_map* OwnerOf(const void* address) {
+  Dl_info info;
+  void* owner = nullptr;
+  return dladdr1(address, &info, &owner, RTLD_DL_LINKMAP) ? static_cast<link_map*>(owner) : nullptr;
 }
 
 }  // namespace
@@ -175,6 +190,15 @@ std::optional<void*> DynamicLibrary::FindWithDependencies(const std::string& sym
     address = dlvsym(handle_, symbol.substr(0, at).c_str(), symbol.c_str() + version);
   }
   if (!address && dlerror()) return std::nullopt;
+  if (at != std::string::npos &&
+      !DefinesVersion(address, symbol.substr(symbol.find_first_not_of('@', at)))) {
+    return std::nullopt;
+  }
+  // Without a version, the dynamic linker also finds what is hidden.
+  auto known = default_versions_.find(symbol);
+  if (known != default_versions_.end() && known->second.empty() && Owns(address)) {
+    return std::nullopt;
+  }
   return address;
 }
 
@@ -187,12 +211,15 @@ std::optional<void*> DynamicLibrary::Find(const std::string& symbol) const {
   }
   std::optional<void*> address = FindWithDependencies(wanted);
   if (!address) return std::nullopt;
-  Dl_info info;
-  void* owner = nullptr;
-  bool is_known = dladdr1(*address, &info, &owner, RTLD_DL_LINKMAP) && owner;
-  // An address in no library at all is the value of an absolute symbol.
-  bool elsewhere = is_known && owner != MapOf(handle_);
-  return elsewhere ? std::nullopt : address;
+  // An address in no library at all is the value of an absolute symbol, or a thread's variable.
+  return OwnerOf(*address) && !Owns(*address) ? std::nullopt : address;
+}
+
+bool DynamicLibrary::Owns(const void* address) const { return OwnerOf(address) == MapOf(handle_); }
+
+bool DefinesVersion(const void* address, const std::string& version) {
+  const link_map* owner = OwnerOf(address);
+  return !owner || SymbolTable(*owner).HasVersion(version);
 }
 
 }  // namespace object_loader

@@ -41,11 +41,16 @@ class DynamicLibrary {
 
  private:
   void ReadVersions();
+  bool Owns(const void* address) const;
 
   void* handle_ = nullptr;
   // The default version of symbols that have several, or none but hidden ones ("").
   std::map<std::string, std::string> default_versions_;
 };
+
+// Whether the library that this address lies in has symbols of the version; true where it lies in
+// none. The dynamic linker takes any version for one of a library that has none at all.
+bool DefinesVersion(const void* address, const std::string& version);
 
 }  // namespace object_loader
 

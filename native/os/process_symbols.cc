@@ -23,7 +23,8 @@ void* FindInScope(void* scope, StringRef symbol) {
   auto [name, version] = symbol.split('@');
   version = version.ltrim('@');
   if (version.empty()) return dlsym(scope, symbol.str().c_str());
-  return dlvsym(scope, name.str().c_str(), version.str().c_str());
+  void* address = dlvsym(scope, name.str().c_str(), version.str().c_str());
+  return address && DefinesVersion(address, version.str()) ? address : nullptr;
 }
 
 std::map<std::string, void*>& Replacements() {
@@ -176,6 +177,11 @@ void ProcessSymbols::Pin(void* address) {
   DynamicLibrary library = DynamicLibrary::Opened(info.dli_fname);
   std::lock_guard<Mutex> lock(mutex_);
   pinned_.try_emplace(info.dli_fbase, std::move(library));
+}
+
+bool IsInLibrary(const void* address) {
+  Dl_info info;
+  return dladdr(address, &info) != 0;
 }
 
 std::optional<SymbolInfo> Describe(const void* address) {

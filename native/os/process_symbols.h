@@ -60,6 +60,9 @@ class ProcessSymbols {
 // anything is loaded.
 void ReplaceProcessSymbol(const std::string& symbol, void* address);
 
+// Whether the address lies in the image of a library or the program.
+bool IsInLibrary(const void* address);
+
 // What a library of the process says of the symbol that begins at this address.
 struct SymbolInfo {
   bool is_function;

@@ -115,7 +115,7 @@ std::vector<uint32_t> Binder::BindDefinitions() {
 // symbols. Code that takes the symbol for one near by has its own, as in an executable.
 bool Binder::IsReplaceable(const Global& global) const {
   if (global.state != State::kDefined || global.is_hidden || !global.weak) return false;
-  return global.is_unique || global.is_grouped || global.is_data;
+  return global.is_unique || global.is_grouped || global.is_data || global.is_thread_local;
 }
 
 void Binder::BindReplaceable(const std::vector<uint32_t>& replaceable,
@@ -126,9 +126,11 @@ void Binder::BindReplaceable(const std::vector<uint32_t>& replaceable,
   for (size_t i = 0; i < replaceable.size(); ++i) {
     Global& global = resolution_.globals()[replaceable[i]];
     std::optional<Found> found;
-    if (!addresses[i] && !search_.link_order.empty()) {
-      found = search_.FindInDylibs(global.name);
-      if (found && found->symbol.is_thread_local != global.is_thread_local) found.reset();
+    if (!addresses[i]) {
+      found = search_.FindEverywhere(global.name);
+      bool is_other =
+          found && found->dylib && found->symbol.is_thread_local != global.is_thread_local;
+      if (is_other) found.reset();
     }
     if ((!addresses[i] && !found) || resolution_.IsExpectedNear(replaceable[i])) {
       definitions.push_back(replaceable[i]);
@@ -204,10 +206,7 @@ void Binder::Bind(Global& global, const Found& found) {
                                 : global.is_thread_local;
   if (found.library) {
     if (wants_thread_local) {
-      // The address is that of this thread's variable; the dynamic linker knows the others.
-      StringRef name = *global.name;
-      resolution_.Bind(global, TlsVariable{nullptr, name.split('@').first.str(), 0,
-                                           found.library->path(), false});
+      BindThreadLocal(global, reinterpret_cast<void*>(found.symbol.value), found.library->path());
     } else {
       resolution_.Bind(global, found.symbol.value);
     }
@@ -240,14 +239,15 @@ void Binder::BindOutside(std::vector<Global*>& outside, std::vector<uint32_t>& s
     bool is_linkers = ProvidedSymbol(*global.name) != LinkerSymbol::kNone;
     void* address = is_linkers ? nullptr : addresses[i];
     std::optional<Found> found;
-    if (!address && !is_linkers) found = search_.FindInDependencies(global.name);
+    if (!address && !is_linkers) {
+      // What was dropped here, since an earlier load had it, was taken from anywhere then.
+      found = global.was_dropped ? search_.FindEverywhere(global.name)
+                                 : search_.FindInDependencies(global.name);
+    }
     if (found) {
       Bind(global, *found);
     } else if (address && (global.needs & kNeedsThreadLocal)) {
-      // As for a library.
-      StringRef name = *global.name;
-      resolution_.Bind(global,
-                       TlsVariable{nullptr, name.split('@').first.str(), 0, "", global.weak});
+      BindThreadLocal(global, address, "");
     } else if (address) {
       resolution_.Bind(global, reinterpret_cast<uint64_t>(address));
     } else if (!BindMissing(global, supplied)) {
@@ -255,6 +255,22 @@ void Binder::BindOutside(std::vector<Global*>& outside, std::vector<uint32_t>& s
     }
   }
   if (!missing.empty()) ThrowUndefined(missing);
+}
+
+// `address` is that of this thread's variable; the dynamic linker knows the others. It trusts that
+// the symbol is one.
+void Binder::BindThreadLocal(Global& global, void* address, const std::string& library) {
+  std::string name(*global.name);
+  if (IsInLibrary(address)) {
+    throw LinkError(UserOf(global) + ": uses " + Demangled(name) +
+                    " as a variable that is thread-local, which it is not: compile both from the "
+                    "same declaration");
+  }
+  if (name.find('@') != std::string::npos) {
+    throw LinkError(UserOf(global) + ": uses a certain version of the thread-local variable " +
+                    name + ", which is not supported: use its default version");
+  }
+  resolution_.Bind(global, TlsVariable{nullptr, name, 0, library, global.weak});
 }
 
 bool Binder::BindMissing(Global& global, std::vector<uint32_t>& supplied) {

@@ -38,6 +38,7 @@ class Binder {
   bool DefineByLinker(Global& global);
   void Bind(Global& global, const Found& found);
   void BindOutside(std::vector<Global*>& outside, std::vector<uint32_t>& supplied);
+  void BindThreadLocal(Global& global, void* address, const std::string& library);
   bool BindMissing(Global& global, std::vector<uint32_t>& supplied);
   [[noreturn]] void ThrowUndefined(const std::vector<Global*>& missing) const;
   const std::string& UserOf(const Global& global) const {

@@ -32,12 +32,13 @@ std::optional<Found> FindIn(const Scope::Libraries& libraries, const Name& name,
 std::optional<Found> FindInOrder(const std::vector<Link>& link_order, const Name& name,
                                  std::vector<const Dylib*>& seen) {
   for (const Link& link : link_order) {
-    if (!link.dylib || llvm::is_contained(seen, link.dylib.get())) continue;
-    seen.push_back(link.dylib.get());
-    if (auto symbol = link.dylib->symbols().FindExported(name)) {
-      link.dylib->symbols().NoteUse(*symbol);
-      return Found{*symbol, link.dylib.get(), nullptr};
+    if (!link.dylib) {
+      if (auto found = FindIn({link.library}, name, &SharedLibrary::Find)) return found;
+      continue;
     }
+    if (llvm::is_contained(seen, link.dylib.get())) continue;
+    seen.push_back(link.dylib.get());
+    if (auto found = link.dylib->FindOffered(name)) return found;
     if (auto found = FindInOrder(link.dylib->link_order(), name, seen)) return found;
   }
   return std::nullopt;
@@ -118,7 +119,8 @@ std::optional<Found> Scope::Search::Find(const Name& name) const {
   return found;
 }
 
-std::optional<Found> Scope::Search::FindInDylibs(const Name& name) const {
+std::optional<Found> Scope::Search::FindEverywhere(const Name& name) const {
+  if (auto found = FindIn(libraries, name, &SharedLibrary::Find)) return found;
   std::vector<const Dylib*> seen;
   return FindInOrder(link_order, name, seen);
 }

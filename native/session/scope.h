@@ -67,8 +67,8 @@ class Scope {
     std::vector<Link> link_order;
 
     std::optional<Found> Find(const Name& name) const;
-    // In dylibs of the link order, and those of theirs.
-    std::optional<Found> FindInDylibs(const Name& name) const;
+    // Also in the scopes of the dylibs of the link order, and so on.
+    std::optional<Found> FindEverywhere(const Name& name) const;
     // In what the libraries themselves depend on. A static linker does not look there, the dynamic
     // one does, after everything else.
     std::optional<Found> FindInDependencies(const Name& name) const;

@@ -33,7 +33,12 @@ void SymbolTable::Add(const std::vector<Definition>& definitions,
     entries_[definition.name] = entry;
   }
   for (const Name& group : groups) {
-    if (!entries_.count(group)) groups_.insert(group);
+    auto named = entries_.find(group);
+    if (named == entries_.end()) {
+      groups_.insert(group);
+    } else {
+      named->second.names_group = true;
+    }
   }
 }
 
@@ -41,7 +46,11 @@ void SymbolTable::Remove(const std::vector<Definition>& definitions,
                          const std::vector<Name>& groups) {
   std::lock_guard<Mutex> lock(mutex_);
   for (const Definition& definition : definitions) Erase(definition.name);
-  for (const Name& group : groups) groups_.erase(group);
+  for (const Name& group : groups) {
+    groups_.erase(group);
+    auto named = entries_.find(group);
+    if (named != entries_.end()) named->second.names_group = false;
+  }
 }
 
 void SymbolTable::Erase(const Name& name) {
@@ -92,10 +101,9 @@ std::optional<SymbolTable::Symbol> SymbolTable::FindOwn(const Name& name) const 
 
 bool SymbolTable::HasOwn(const Name& name) const { return entries_.count(name) != 0; }
 
-// A group's signature is mostly the name of a symbol in it. Where that was defined without a group,
-// the definition is as good.
 bool SymbolTable::HasGroup(const Name& signature) const {
-  return entries_.count(signature) != 0 || groups_.count(signature) != 0;
+  auto named = entries_.find(signature);
+  return (named != entries_.end() && named->second.names_group) || groups_.count(signature) != 0;
 }
 
 std::optional<SymbolTable::Symbol> SymbolTable::FindExported(const Name& name) const {

@@ -98,6 +98,7 @@ class SymbolTable {
     uint64_t is_thread_local : 1;  // the place is an offset; see tls_libraries_
     uint64_t is_wide : 1;          // a number that is no address; see wide_values_
     uint64_t is_function : 1;
+    uint64_t names_group : 1;  // its name is the signature of a group that is loaded
   };
   Symbol Read(const Name& name, const Entry& entry) const;
   void Erase(const Name& name);
@@ -110,7 +111,7 @@ class SymbolTable {
   llvm::SmallDenseMap<Name, Entry, 4> entries_;
   llvm::DenseMap<Name, std::shared_ptr<const TlsLibrary>> tls_libraries_;
   llvm::DenseMap<Name, uint64_t> wide_values_;
-  // Groups whose signature is none of the symbols; most are.
+  // Groups whose signature is the name of no symbol, as it mostly is.
   llvm::DenseSet<Name> groups_;
   mutable std::atomic<uint64_t> early_uses_{0};
 };
