@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "target/target.h"
 
 namespace object_loader {
 
@@ -96,9 +97,12 @@ class Reader {
 // encoding when it registers the table has to be what was checked.
 uint8_t ReadPointerEncoding(Reader entry) {
   uint8_t version = entry.Read<uint8_t>();
-  if (version != 1 && version != 3) Fail("a version that is not supported");
+  if (version != 1 && version != 3 && version != 4) Fail("a version that is not supported");
   std::string augmentation;
   while (char letter = entry.Read<char>()) augmentation += letter;
+  if (version == 4 && (entry.Read<uint8_t>() != sizeof(void*) || entry.Read<uint8_t>() != 0)) {
+    Fail("addresses of another size");
+  }
   entry.SkipLEB128();  // code alignment factor
   entry.SkipLEB128();  // data alignment factor
   version == 1 ? static_cast<void>(entry.Read<uint8_t>()) : entry.SkipLEB128();  // return address
@@ -200,7 +204,8 @@ void EHFrame::SortRelocations() {
 
 const Elf::Rela* EHFrame::FunctionOf(const Record& record) const {
   for (const Elf::Rela& relocation : RelocationsOf(record)) {
-    if (relocation.r_offset == record.offset + 8) return &relocation;
+    bool does_something = KindOf(relocation.getType(false)).form != Form::kNothing;
+    if (relocation.r_offset == record.offset + 8 && does_something) return &relocation;
   }
   return nullptr;
 }

@@ -230,6 +230,11 @@ void Liveness::VisitRelocation(Item item, const Elf::Rela& relocation) {
   if (global == Resolution::kLocal) {
     VisitLocal(item, relocation, kind.form, kind.width);
   } else {
+    if (resolution_.globals()[global].is_unloaded) {
+      throw ObjectFormatError(view.name() + ": is truncated or malformed: section " +
+                              view.SectionName(item.section).str() + " refers to symbol " +
+                              view.SymbolName(symbol).str() + ", which is not loaded");
+    }
     VisitGlobal(resolution_.globals()[global], kind.form, kind.width);
     if (kind.form == Form::kRelaxableSlot) {
       StringRef content = view.Content(item.section);
@@ -278,7 +283,7 @@ void Liveness::VisitGlobal(Global& global, Form form, uint8_t width) {
   global.is_referenced = true;
   global.needs |= need;
   uses_offset_table_ |= need == kNeedsSlot || form == Form::kRelaxableSlot;
-  if (form == Form::kDistance && width < 8) ++global.near_loads;
+  if (need == kNeedsNear || need == kNeedsNarrow) ++global.near_uses;
   switch (global.state) {
     case State::kDefined: {
       const ElfView& view = resolution_.objects()[global.object];

@@ -104,7 +104,7 @@ Relocator::Target Relocator::TargetOf(uint32_t object, uint32_t symbol) const {
 
 void Relocator::Write(const Memories& memories) {
   memories_ = memories;
-  if (tables_.far_load_count() != 0) far_loads_used_.resize(resolution_.globals().size());
+  if (tables_.far_count() != 0) far_used_.resize(resolution_.globals().size());
   // The initial values may hold addresses; what the dynamic linker tells of the variables then goes
   // into code and tables.
   memories_[Layout::kThreadLocal] = {0, thread_locals_.values()};
@@ -312,22 +312,26 @@ bool Relocator::ApplyByDetour(const Field& field, const Target& target,
   uint64_t address;
   if (made.stub != Tables::kNone) {
     address = At(Layout::kCode, tables_.stub(made.stub));
+  } else if (made.far != Tables::kNone && kind.width == 4 && ReachFarOnce(field, target, kind)) {
+    return true;
   } else if (made.copy != Tables::kNone) {
     address = At(Layout::kConstants, tables_.copies()[made.copy].offset);
-  } else if (made.far_loads != Tables::kNone && kind.form == Form::kDistance) {
-    uint64_t thunk = tables_.far_load(made.far_loads + far_loads_used_[target.global]);
-    if (!LoadFarVariable(field.place, field.before, field.relocation.r_addend, field.address,
-                         Writable(Layout::kCode, thunk), At(Layout::kCode, thunk),
-                         At(Layout::kConstants, tables_.slot(made.slot)))) {
-      return false;
-    }
-    ++far_loads_used_[target.global];
-    return true;
   } else {
     return false;
   }
   bool relative = kind.form != Form::kAddress;
   return Patch(kind, field.place, address + addend - (relative ? field.address : 0));
+}
+
+bool Relocator::ReachFarOnce(const Field& field, const Target& target, const RelocationKind& kind) {
+  const Tables::Made& made = tables_.For(target.global);
+  uint64_t thunk = tables_.far_thunk(made.far + far_used_[target.global]);
+  bool done = ReachFar({kind.form != Form::kAddress, field.place, field.before, field.address,
+                        field.relocation.r_addend, target.address,
+                        At(Layout::kConstants, tables_.slot(made.slot)),
+                        Writable(Layout::kCode, thunk), At(Layout::kCode, thunk)});
+  far_used_[target.global] += done;
+  return done;
 }
 
 void Relocator::Fail(const Field& field, const std::string& why) const {

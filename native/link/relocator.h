@@ -79,6 +79,7 @@ class Relocator {
   void Apply(const Field& field);
   // Where the target itself is out of reach: by way of what was made for it.
   bool ApplyByDetour(const Field& field, const Target& target, const RelocationKind& kind);
+  bool ReachFarOnce(const Field& field, const Target& target, const RelocationKind& kind);
   [[noreturn]] void FailOutOfReach(const Field& field, const Target& target, uint64_t value) const;
   [[noreturn]] void Fail(const Field& field, const std::string& why) const;
 
@@ -88,7 +89,7 @@ class Relocator {
   const Tables& tables_;
   ThreadLocals& thread_locals_;
   Memories memories_;
-  std::vector<uint32_t> far_loads_used_;  // by global, where any were reserved
+  std::vector<uint32_t> far_used_;  // by global, where any were reserved
 };
 
 }  // namespace object_loader

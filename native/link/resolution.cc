@@ -169,8 +169,9 @@ void Resolution::ResolveSymbols(size_t object) {
       definition.state = State::kDefined;
       definition.is_grouped = grouped_[Number(object, section)];
     } else if (!view.IsLoaded(section)) {
-      // Nothing that is loaded can refer to it: see Marker.
+      // Nothing that is loaded may refer to it: see Liveness.
       global_of.push_back(Intern(name, object, i));
+      globals_[global_of.back()].is_unloaded = true;
       continue;
     }  // else it is in a dropped group: a reference to the one that is kept
     // "name@@VERSION" is the default version: what the name alone stands for.

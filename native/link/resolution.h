@@ -68,8 +68,9 @@ struct Global {
   bool is_own = false;           // defined by the objects that the load was given
   bool is_referenced = false;    // by something that is loaded
   bool was_dropped = false;      // a definition of it, with its group
+  bool is_unloaded = false;      // it lies in a section that is not loaded
   uint8_t needs = 0;             // see Need
-  uint32_t near_loads = 0;       // references that take it for a variable near the code
+  uint32_t near_uses = 0;        // references that take it for one near by, or below 4 GiB
   uint32_t object = 0;           // of the definition, or of the first reference
   uint32_t last_object = ~0U;    // the last one that refers to it
   uint32_t symbol = 0;

@@ -36,7 +36,7 @@ Tables::Tables(const Resolution& resolution, const Liveness& liveness, Layout& l
   for (const Local& symbol : liveness.local_slots()) local_slots_[symbol] = slot_count_++;
   slots_ = layout.Reserve(Layout::kConstants, slot_count_ * kSlotSize, kSlotSize);
   stubs_ = layout.Reserve(Layout::kCode, stub_count_ * kStubSize, kStubSize);
-  far_loads_ = layout.Reserve(Layout::kCode, far_load_count_ * kFarLoadSize, kFarLoadSize);
+  far_thunks_ = layout.Reserve(Layout::kCode, far_count_ * kFarSize, kFarSize);
   for (Copy& copy : copies_) copy.offset = layout.Reserve(Layout::kConstants, copy.size, 16);
   if (has_dso_handle_) {
     dso_handle_ = layout.Reserve(Layout::kData, sizeof(DsoHandle), alignof(DsoHandle));
@@ -68,15 +68,17 @@ void Tables::MakeForOutside(const Global& global, Made& made) {
   std::optional<SymbolInfo> info = Describe(address);
   if (global.is_function || (info && info->is_function)) {
     if (made.stub == kNone) made.stub = stub_count_++;
-  } else if (info && info->size != 0 &&
-             (info->is_read_only || IsConstantByStandard(*global.name))) {
+    return;
+  }
+  // The instruction is changed where that can be done; else a copy is as good where nobody writes.
+  if (info && info->size != 0 && (info->is_read_only || IsConstantByStandard(*global.name))) {
     made.copy = static_cast<uint32_t>(copies_.size());
     copies_.push_back({address, 0, info->size});
-  } else if (global.near_loads != 0) {
-    made.far_loads = far_load_count_;
-    far_load_count_ += global.near_loads;
-    if (made.slot == kNone) made.slot = slot_count_++;
+    if (info->is_read_only) return;
   }
+  made.far = far_count_;
+  far_count_ += global.near_uses;
+  if (made.slot == kNone) made.slot = slot_count_++;
 }
 
 const Tables::Indirect* Tables::IndirectOf(Local symbol) const {
@@ -88,6 +90,6 @@ const Tables::Indirect* Tables::IndirectOf(Local symbol) const {
 
 uint64_t Tables::stub(uint32_t number) const { return stubs_ + number * kStubSize; }
 
-uint64_t Tables::far_load(uint32_t number) const { return far_loads_ + number * kFarLoadSize; }
+uint64_t Tables::far_thunk(uint32_t number) const { return far_thunks_ + number * kFarSize; }
 
 }  // namespace object_loader

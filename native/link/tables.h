@@ -28,10 +28,10 @@ class Tables {
 
   // Where what was made for a symbol lies in its area.
   struct Made {
-    uint32_t slot = kNone;       // number
-    uint32_t stub = kNone;       // number
-    uint32_t copy = kNone;       // number, in copies()
-    uint32_t far_loads = kNone;  // number of the first one
+    uint32_t slot = kNone;  // number
+    uint32_t stub = kNone;  // number
+    uint32_t copy = kNone;  // number, in copies()
+    uint32_t far = kNone;   // number of the first of its thunks
   };
   // Constants of the process that code expects near by.
   struct Copy {
@@ -62,11 +62,11 @@ class Tables {
   // Offsets in Layout::kConstants, kCode, kCode and kData.
   uint64_t slot(uint32_t number) const { return slots_ + number * kSlotSize; }
   uint64_t stub(uint32_t number) const;
-  uint64_t far_load(uint32_t number) const;
+  uint64_t far_thunk(uint32_t number) const;
   uint64_t dso_handle() const { return dso_handle_; }
   bool has_dso_handle() const { return has_dso_handle_; }
-  // How many far loads were reserved in all.
-  uint32_t far_load_count() const { return far_load_count_; }
+  // How many thunks for far accesses were reserved in all.
+  uint32_t far_count() const { return far_count_; }
 
   // Whether the load has to lie below 2 GiB, and whether it might as well: code without a sign of
   // -fPIC lies there, so that what is loaded later can name it by addresses of 32 bits.
@@ -84,10 +84,10 @@ class Tables {
   std::vector<Copy> copies_;
   uint32_t slot_count_ = 0;
   uint32_t stub_count_ = 0;
-  uint32_t far_load_count_ = 0;
+  uint32_t far_count_ = 0;
   uint64_t slots_ = 0;
   uint64_t stubs_ = 0;
-  uint64_t far_loads_ = 0;
+  uint64_t far_thunks_ = 0;
   uint64_t dso_handle_ = 0;
   bool has_dso_handle_ = false;
   bool must_be_low_;

@@ -33,6 +33,9 @@ constexpr uint64_t kSmallSection = 64 << 10;
 // Types of sections that LLVM, or some version of it, has no name for.
 constexpr uint32_t kSFrame = 0x6ffffff4;
 constexpr uint32_t kObjectOnly = 0x6ffffff8;
+// LLVM's own types: all that begin so.
+constexpr uint32_t kLLVMTypes = 0x6fff4c00;
+constexpr uint32_t kLLVMMask = 0xffffff00;
 
 enum class Use {
   kIgnored,  // means nothing to running code, or only to a linker that writes files
@@ -63,13 +66,6 @@ Use UseOf(uint32_t type) {
     case ELF::SHT_GNU_ATTRIBUTES:
     case kSFrame:
     case kObjectOnly:
-    case ELF::SHT_LLVM_ADDRSIG:
-    case ELF::SHT_LLVM_CALL_GRAPH_PROFILE:
-    case ELF::SHT_LLVM_BB_ADDR_MAP:
-    case ELF::SHT_LLVM_OFFLOADING:
-    case ELF::SHT_LLVM_LTO:
-    case ELF::SHT_LLVM_LINKER_OPTIONS:
-    case ELF::SHT_LLVM_DEPENDENT_LIBRARIES:
       return Use::kIgnored;
     default:
       return Use::kUnknown;
@@ -168,10 +164,10 @@ class ElfView::Reader {
     if (name.starts_with(".gnu.lto_")) has_lto_ = true;
     if (name == ".note.GNU-stack" && (section.sh_flags & ELF::SHF_EXECINSTR)) FailForStack();
     Use use = UseOf(type);
-    // gABI's own number for unwind tables of this processor.
-    if (use == Use::kUnknown && name == ".eh_frame") use = Use::kContent;
-    // What applications keep in files for themselves.
-    if (use == Use::kUnknown && type >= ELF::SHT_LOUSER && !allocated) use = Use::kIgnored;
+    if (type == ELF::SHT_X86_64_UNWIND && name == ".eh_frame") use = Use::kContent;
+    // What compilers tell LLVM's tools, and what applications keep in files for themselves.
+    bool is_for_others = (type & kLLVMMask) == kLLVMTypes || type >= ELF::SHT_LOUSER;
+    if (use == Use::kUnknown && ((is_for_others && !allocated) || excluded)) use = Use::kIgnored;
     switch (use) {
       case Use::kIgnored:
         return;
@@ -412,7 +408,8 @@ class ElfView::Reader {
            " holds relative relocations (SHT_RELR), which belong into linked files: "
            "link without -z pack-relative-relocs");
     }
-    if (!IsTableOfContent(table.sh_type) || table.sh_size == 0) return;
+    if (!IsTableOfContent(table.sh_type)) return;
+    if (table.sh_size == 0 && table.sh_type != ELF::SHT_CREL) return;
     if (table.sh_info == 0 || table.sh_info >= sections_.size()) {
       Malformed(Section(i) + " has relocations for a section that is missing");
     }

@@ -36,6 +36,9 @@ class DynamicLibrary {
   // version it is the default one that is found, as for a static linker; never one that is hidden.
   // The address may be null (an absolute symbol).
   std::optional<void*> Find(const std::string& symbol) const;
+  // Whether the library has such a thread-local variable. (Asking dlsym for it would make the
+  // dynamic linker give the library memory that is not at a fixed place of each thread's.)
+  bool HasThreadLocal(const std::string& symbol) const;
   // As dlsym and dlvsym: the library's own symbols, then those of the libraries that it depends on.
   std::optional<void*> FindWithDependencies(const std::string& symbol) const;
 

@@ -4,10 +4,12 @@
 #include <dlfcn.h>
 #include <link.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <utility>
 
+#include "os/dynamic_symbols.h"
 #include "os/exit_handlers.h"
 #include "os/thread_exit.h"
 
@@ -32,21 +34,41 @@ std::map<std::string, void*>& Replacements() {
   return *replacements;
 }
 
-// How many libraries were ever opened.
-uint64_t LibrariesOpened() {
-  uint64_t opened = 0;
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, size_t, void* result) {
-        *static_cast<uint64_t*>(result) = info->dlpi_adds;
-        return 1;
-      },
-      &opened);
-  return opened;
-}
+// What the global scope may have gained since names were looked up in it.
+struct NewLibraries {
+  // Of each library when it was first seen; of the names, which are looked for.
+  llvm::DenseMap<const void*, uint64_t>& first_seen;
+  std::vector<std::pair<const char*, uint64_t>> names;  // and as of when nothing was found
+  std::vector<bool> defined;                            // by a library opened since
+  uint64_t now = 0;
+  uint64_t oldest = 0;  // of the names
+
+  static int Visit(dl_phdr_info* info, size_t, void* result) {
+    auto& self = *static_cast<NewLibraries*>(result);
+    self.now = info->dlpi_adds;
+    // Nothing was opened: there is no need to look at the others.
+    if (self.oldest == self.now) return 1;
+    uint64_t seen = self.first_seen.try_emplace(info->dlpi_phdr, self.now).first->second;
+    if (seen <= self.oldest) return 0;
+    for (int i = 0; i < info->dlpi_phnum; ++i) {
+      const ElfW(Phdr) & segment = info->dlpi_phdr[i];
+      if (segment.p_type != PT_DYNAMIC) continue;
+      DynamicSymbols symbols(info->dlpi_addr,
+                             reinterpret_cast<const ElfW(Dyn)*>(info->dlpi_addr + segment.p_vaddr));
+      for (size_t name = 0; name < self.names.size(); ++name) {
+        if (seen > self.names[name].second && symbols.Defines(self.names[name].first)) {
+          self.defined[name] = true;
+        }
+      }
+    }
+    return 0;
+  }
+};
 
 struct Range {
   uintptr_t address;
   bool is_read_only = false;
+  bool is_code = false;
 };
 
 int FindSegment(dl_phdr_info* info, size_t, void* result) {
@@ -62,6 +84,7 @@ int FindSegment(dl_phdr_info* info, size_t, void* result) {
     if (segment.p_type == PT_LOAD) {
       here = true;
       range->is_read_only = (segment.p_flags & PF_W) == 0;
+      range->is_code = (segment.p_flags & PF_X) != 0;
     }
     relocated = relocated || segment.p_type == PT_GNU_RELRO;
   }
@@ -144,25 +167,37 @@ std::vector<void*> ProcessSymbols::FindGlobal(llvm::ArrayRef<SymbolStringPtr> na
   std::vector<void*> addresses(names.size());
   if (names.empty()) return addresses;
   std::vector<size_t> unknown;
-  uint64_t opened = LibrariesOpened();
+  std::vector<std::string> texts;
+  NewLibraries libraries = {first_seen_, {}, std::vector<bool>(names.size()), 0, ~uint64_t{0}};
   {
     std::lock_guard<Mutex> lock(mutex_);
-    if (opened != libraries_) global_.clear();
-    libraries_ = opened;
+    for (const SymbolStringPtr& name : names) {
+      auto known = global_.find(name);
+      // What is found stays, with its library.
+      uint64_t as_of = known == global_.end()             ? 0
+                       : known->second.address != nullptr ? ~uint64_t{0}
+                                                          : known->second.as_of;
+      texts.emplace_back(*name);
+      libraries.names.push_back({nullptr, as_of});
+      if (as_of != 0) libraries.oldest = std::min(libraries.oldest, as_of);
+    }
+    for (size_t i = 0; i < names.size(); ++i) libraries.names[i].first = texts[i].c_str();
+    dl_iterate_phdr(NewLibraries::Visit, &libraries);
     for (size_t i = 0; i < names.size(); ++i) {
-      auto known = global_.find(names[i]);
-      if (known != global_.end()) {
-        addresses[i] = known->second;
-      } else {
+      if (libraries.names[i].second == 0 || libraries.defined[i]) {
         unknown.push_back(i);
+        continue;
       }
+      Global& known = global_[names[i]];
+      known.as_of = libraries.now;
+      addresses[i] = known.address;
     }
   }
   for (size_t i : unknown) {
     addresses[i] = FindInScope(RTLD_DEFAULT, *names[i]);
     if (addresses[i]) Pin(addresses[i]);
     std::lock_guard<Mutex> lock(mutex_);
-    global_[names[i]] = addresses[i];
+    global_[names[i]] = {addresses[i], libraries.now};
   }
   return addresses;
 }
@@ -179,22 +214,40 @@ void ProcessSymbols::Pin(void* address) {
   pinned_.try_emplace(info.dli_fbase, std::move(library));
 }
 
-bool IsInLibrary(const void* address) {
-  Dl_info info;
-  return dladdr(address, &info) != 0;
+std::optional<std::string> FindThreadLocal(const std::string& symbol) {
+  struct Search {
+    const std::string& symbol;
+    std::optional<std::string> library;
+  } search = {symbol, std::nullopt};
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* result) {
+        auto& self = *static_cast<Search*>(result);
+        if (info->dlpi_tls_modid == 0) return 0;
+        for (int i = 0; i < info->dlpi_phnum; ++i) {
+          const ElfW(Phdr) & segment = info->dlpi_phdr[i];
+          if (segment.p_type != PT_DYNAMIC) continue;
+          DynamicSymbols symbols(info->dlpi_addr, reinterpret_cast<const ElfW(Dyn)*>(
+                                                      info->dlpi_addr + segment.p_vaddr));
+          if (!symbols.DefinesThreadLocal(self.symbol.c_str())) continue;
+          self.library = info->dlpi_name;
+          return 1;
+        }
+        return 0;
+      },
+      &search);
+  return search.library;
 }
 
 std::optional<SymbolInfo> Describe(const void* address) {
+  Range range = {reinterpret_cast<uintptr_t>(address)};
+  if (!dl_iterate_phdr(FindSegment, &range)) return std::nullopt;
   Dl_info info;
   void* found = nullptr;
-  if (!dladdr1(address, &info, &found, RTLD_DL_SYMENT) || !found || info.dli_saddr != address) {
-    return std::nullopt;
-  }
-  const auto* symbol = static_cast<const ElfW(Sym)*>(found);
-  unsigned type = ELF64_ST_TYPE(symbol->st_info);
-  Range range = {reinterpret_cast<uintptr_t>(address), false};
-  dl_iterate_phdr(FindSegment, &range);
-  return SymbolInfo{type == STT_FUNC || type == STT_GNU_IFUNC, symbol->st_size, range.is_read_only};
+  bool is_named =
+      dladdr1(address, &info, &found, RTLD_DL_SYMENT) && found && info.dli_saddr == address;
+  uint64_t size = is_named ? static_cast<const ElfW(Sym)*>(found)->st_size : 0;
+  // A function may be an implementation that was chosen, which has no name.
+  return SymbolInfo{range.is_code, size, range.is_read_only};
 }
 
 }  // namespace object_loader

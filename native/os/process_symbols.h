@@ -36,8 +36,7 @@ class ProcessSymbols {
   // dlopened one would find even where they were loaded RTLD_LOCAL.
   std::vector<void*> Find(llvm::ArrayRef<llvm::orc::SymbolStringPtr> names);
   // In the global scope alone, which comes before a library's own symbols where these may be
-  // replaced. Libraries that come into that scope later may be overlooked until the next one is
-  // opened.
+  // replaced. A library that was open before it came into that scope may be overlooked.
   std::vector<void*> FindGlobal(llvm::ArrayRef<llvm::orc::SymbolStringPtr> names);
 
  private:
@@ -49,8 +48,13 @@ class ProcessSymbols {
   Mutex mutex_;
   llvm::DenseMap<llvm::orc::SymbolStringPtr, void*> found_;
   // What the global scope has, or has not, as of so many libraries ever opened.
-  llvm::DenseMap<llvm::orc::SymbolStringPtr, void*> global_;
-  uint64_t libraries_ = 0;
+  struct Global {
+    void* address;
+    uint64_t as_of;
+  };
+  llvm::DenseMap<llvm::orc::SymbolStringPtr, Global> global_;
+  // When each library was first seen, by where its headers are.
+  llvm::DenseMap<const void*, uint64_t> first_seen_;
   llvm::DenseMap<void*, DynamicLibrary> pinned_;  // by base address
   DynamicLibrary tvm_ffi_;
   DynamicLibrary vector_math_;  // where it was needed; never closed before the end
@@ -60,8 +64,9 @@ class ProcessSymbols {
 // anything is loaded.
 void ReplaceProcessSymbol(const std::string& symbol, void* address);
 
-// Whether the address lies in the image of a library or the program.
-bool IsInLibrary(const void* address);
+// The library of the process that has such a thread-local variable: its path, which is empty for
+// the program itself.
+std::optional<std::string> FindThreadLocal(const std::string& symbol);
 
 // What a library of the process says of the symbol that begins at this address.
 struct SymbolInfo {

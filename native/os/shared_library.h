@@ -30,6 +30,7 @@ class SharedLibrary {
 
   // See DynamicLibrary.
   std::optional<void*> Find(const std::string& symbol) const { return library_.Find(symbol); }
+  bool HasThreadLocal(const std::string& symbol) const { return library_.HasThreadLocal(symbol); }
   std::optional<void*> FindWithDependencies(const std::string& symbol) const {
     return library_.FindWithDependencies(symbol);
   }

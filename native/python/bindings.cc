@@ -46,6 +46,14 @@ nb::object ToStr(const std::string& text) {
       PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "surrogateescape"));
 }
 
+// The other way round.
+std::string FromStr(nb::str text) {
+  nb::object encoded = nb::steal(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "surrogateescape"));
+  if (!encoded.is_valid()) throw nb::python_error();
+  return std::string(PyBytes_AS_STRING(encoded.ptr()),
+                     static_cast<size_t>(PyBytes_GET_SIZE(encoded.ptr())));
+}
+
 nb::tuple ToTuple(const std::vector<std::string>& names) {
   nb::list list;
   for (const std::string& name : names) list.append(ToStr(name));
@@ -162,16 +170,20 @@ void BindSession(nb::module_& m) {
   nb::class_<PySession>(m, "Session")
       .def(
           "__init__",
-          [](PySession* self, std::string name) {
-            new (self) PySession{std::make_shared<Session>(std::move(name))};
+          [](PySession* self, nb::str name) {
+            new (self) PySession{std::make_shared<Session>(FromStr(name))};
           },
           "name"_a)
-      .def_prop_ro("name", [](const PySession& self) { return self.session->name(); })
+      .def_prop_ro(
+          "name",
+          [](const PySession& self) { return nb::cast<nb::str>(ToStr(self.session->name())); })
       .def_prop_ro("closed", [](const PySession& self) { return self.session->closed(); })
       .def(
           "create_dylib",
-          [](const PySession& self, const std::optional<std::string>& name,
+          [](const PySession& self, const std::optional<nb::str>& given_name,
              nb::sequence link_order) {
+            std::optional<std::string> name;
+            if (given_name) name = FromStr(*given_name);
             std::vector<LinkedTo> entries;
             bool opens_library = false;
             for (nb::handle entry : link_order) {
@@ -201,7 +213,8 @@ void BindSession(nb::module_& m) {
 void BindDylib(nb::module_& m) {
   nb::class_<PyDylib>(m, "Dylib")
       .def_prop_ro("id", [](const PyDylib& self) { return self.dylib().id(); })
-      .def_prop_ro("name", [](const PyDylib& self) { return self.dylib().name(); })
+      .def_prop_ro(
+          "name", [](const PyDylib& self) { return nb::cast<nb::str>(ToStr(self.dylib().name())); })
       .def_prop_ro("closed", [](const PyDylib& self) { return self.dylib().closed(); })
       .def_prop_ro("session", [](const PyDylib& self) { return PySession{self.dylib().session()}; })
       .def_prop_ro(
@@ -242,14 +255,14 @@ void BindDylib(nb::module_& m) {
           nb::sig("def functions(self) -> list[str]"))
       .def(
           "lookup",
-          [](const PyDylib& self, const std::string& symbol) {
-            return reinterpret_cast<uintptr_t>(self.dylib().Lookup(symbol));
+          [](const PyDylib& self, nb::str symbol) {
+            return reinterpret_cast<uintptr_t>(self.dylib().Lookup(FromStr(symbol)));
           },
           "symbol"_a)
       .def(
           "get_function",
-          [](const PyDylib& self, const std::string& name) {
-            return Steal(FunctionToPython(self.module->RequireFunction(name)));
+          [](const PyDylib& self, nb::str name) {
+            return Steal(FunctionToPython(self.module->RequireFunction(FromStr(name))));
           },
           "name"_a, nb::sig("def get_function(self, name: str) -> tvm_ffi.Function"))
       .def(

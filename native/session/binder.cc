@@ -120,24 +120,27 @@ bool Binder::IsReplaceable(const Global& global) const {
 
 void Binder::BindReplaceable(const std::vector<uint32_t>& replaceable,
                              std::vector<uint32_t>& definitions) {
+  std::vector<uint32_t> numbers;
   std::vector<SymbolStringPtr> names;
-  for (uint32_t number : replaceable) names.push_back(resolution_.globals()[number].name);
-  std::vector<void*> addresses = dylib_.session()->process_symbols().FindGlobal(names);
-  for (size_t i = 0; i < replaceable.size(); ++i) {
-    Global& global = resolution_.globals()[replaceable[i]];
-    std::optional<Found> found;
-    if (!addresses[i]) {
-      found = search_.FindEverywhere(global.name);
-      bool is_other =
-          found && found->dylib && found->symbol.is_thread_local != global.is_thread_local;
-      if (is_other) found.reset();
+  for (uint32_t number : replaceable) {
+    Global& global = resolution_.globals()[number];
+    if (!global.is_thread_local) {
+      numbers.push_back(number);
+      names.push_back(global.name);
+    } else if (!BindThreadLocal(global)) {
+      definitions.push_back(number);
     }
-    if ((!addresses[i] && !found) || resolution_.IsExpectedNear(replaceable[i])) {
-      definitions.push_back(replaceable[i]);
+  }
+  std::vector<void*> addresses = dylib_.session()->process_symbols().FindGlobal(names);
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    Global& global = resolution_.globals()[numbers[i]];
+    std::optional<Found> found;
+    if (!addresses[i]) found = search_.FindEverywhere(global.name);
+    if (found && found->symbol.is_thread_local) found.reset();
+    if ((!addresses[i] && !found) || resolution_.IsExpectedNear(numbers[i])) {
+      definitions.push_back(numbers[i]);
     } else if (found) {
       Bind(global, *found);
-    } else if (global.is_thread_local) {
-      resolution_.Bind(global, TlsVariable{nullptr, std::string(*global.name), 0, "", false});
     } else {
       resolution_.Bind(global, reinterpret_cast<uint64_t>(addresses[i]));
     }
@@ -147,6 +150,7 @@ void Binder::BindReplaceable(const std::vector<uint32_t>& replaceable,
 std::vector<uint32_t> Binder::BindReferences() {
   std::vector<uint32_t> supplied;
   std::vector<Global*> outside;
+  std::vector<Global*> nowhere;
   for (Global& global : resolution_.globals()) {
     if (global.state != State::kUndefined || !global.is_referenced) continue;
     if (DefineByLinker(global)) continue;
@@ -168,8 +172,12 @@ std::vector<uint32_t> Binder::BindReferences() {
       } else if (global.weak) {
         resolution_.BindToNull(global);
       } else {
-        outside.push_back(&global);
+        nowhere.push_back(&global);
       }
+      continue;
+    }
+    if (global.needs & kNeedsThreadLocal) {
+      if (!BindThreadLocal(global)) nowhere.push_back(&global);
       continue;
     }
     if (IsSuppliedToEachLoad(name) && !global.weak && AddSupplied(name, supplied)) continue;
@@ -179,7 +187,12 @@ std::vector<uint32_t> Binder::BindReferences() {
       outside.push_back(&global);
     }
   }
-  BindOutside(outside, supplied);
+  BindOutside(outside, nowhere);
+  std::vector<Global*> missing;
+  for (Global* global : nowhere) {
+    if (!BindMissing(*global, supplied)) missing.push_back(global);
+  }
+  if (!missing.empty()) ThrowUndefined(missing);
   if (may_ask_for_null_) {
     Global* getter = resolution_.Find("__tls_get_addr");
     if (getter) resolution_.Bind(*getter, reinterpret_cast<uint64_t>(TlsGetAddrOrNull));
@@ -205,11 +218,7 @@ void Binder::Bind(Global& global, const Found& found) {
                                 ? (global.needs & kNeedsThreadLocal) != 0
                                 : global.is_thread_local;
   if (found.library) {
-    if (wants_thread_local) {
-      BindThreadLocal(global, reinterpret_cast<void*>(found.symbol.value), found.library->path());
-    } else {
-      resolution_.Bind(global, found.symbol.value);
-    }
+    resolution_.Bind(global, found.symbol.value);
     return;
   }
   const SymbolTable::Symbol& symbol = found.symbol;
@@ -229,48 +238,42 @@ void Binder::Bind(Global& global, const Found& found) {
   }
 }
 
-void Binder::BindOutside(std::vector<Global*>& outside, std::vector<uint32_t>& supplied) {
+// In the process, and then in what libraries depend on.
+void Binder::BindOutside(const std::vector<Global*>& outside, std::vector<Global*>& nowhere) {
   std::vector<SymbolStringPtr> names;
   for (const Global* global : outside) names.push_back(global->name);
   std::vector<void*> addresses = dylib_.session()->process_symbols().Find(names);
-  std::vector<Global*> missing;
   for (size_t i = 0; i < outside.size(); ++i) {
     Global& global = *outside[i];
-    bool is_linkers = ProvidedSymbol(*global.name) != LinkerSymbol::kNone;
-    void* address = is_linkers ? nullptr : addresses[i];
-    std::optional<Found> found;
-    if (!address && !is_linkers) {
-      // What was dropped here, since an earlier load had it, was taken from anywhere then.
-      found = global.was_dropped ? search_.FindEverywhere(global.name)
-                                 : search_.FindInDependencies(global.name);
+    if (addresses[i]) {
+      resolution_.Bind(global, reinterpret_cast<uint64_t>(addresses[i]));
+      continue;
     }
+    // What was dropped here, since an earlier load had it, was taken from anywhere then.
+    auto found = global.was_dropped ? search_.FindEverywhere(global.name)
+                                    : search_.FindInDependencies(global.name);
     if (found) {
       Bind(global, *found);
-    } else if (address && (global.needs & kNeedsThreadLocal)) {
-      BindThreadLocal(global, address, "");
-    } else if (address) {
-      resolution_.Bind(global, reinterpret_cast<uint64_t>(address));
-    } else if (!BindMissing(global, supplied)) {
-      missing.push_back(&global);
+    } else {
+      nowhere.push_back(&global);
     }
   }
-  if (!missing.empty()) ThrowUndefined(missing);
 }
 
-// `address` is that of this thread's variable; the dynamic linker knows the others. It trusts that
-// the symbol is one.
-void Binder::BindThreadLocal(Global& global, void* address, const std::string& library) {
+// The dynamic linker is told where it finds the variable. It trusts that the symbol is one.
+bool Binder::BindThreadLocal(Global& global) {
+  if (auto found = search_.FindInObjects(global.name)) {
+    Bind(global, *found);
+    return true;
+  }
   std::string name(*global.name);
-  if (IsInLibrary(address)) {
-    throw LinkError(UserOf(global) + ": uses " + Demangled(name) +
-                    " as a variable that is thread-local, which it is not: compile both from the "
-                    "same declaration");
+  std::optional<std::string> library;
+  for (const auto& one : search_.AllLibraries()) {
+    if (!library && one->HasThreadLocal(name)) library = one->path();
   }
-  if (name.find('@') != std::string::npos) {
-    throw LinkError(UserOf(global) + ": uses a certain version of the thread-local variable " +
-                    name + ", which is not supported: use its default version");
-  }
-  resolution_.Bind(global, TlsVariable{nullptr, name, 0, library, global.weak});
+  if (!library) library = FindThreadLocal(name);
+  if (library) resolution_.Bind(global, TlsVariable{nullptr, name, 0, *library, global.weak});
+  return library.has_value();
 }
 
 bool Binder::BindMissing(Global& global, std::vector<uint32_t>& supplied) {

@@ -37,8 +37,8 @@ class Binder {
                        std::vector<uint32_t>& definitions);
   bool DefineByLinker(Global& global);
   void Bind(Global& global, const Found& found);
-  void BindOutside(std::vector<Global*>& outside, std::vector<uint32_t>& supplied);
-  void BindThreadLocal(Global& global, void* address, const std::string& library);
+  void BindOutside(const std::vector<Global*>& outside, std::vector<Global*>& nowhere);
+  bool BindThreadLocal(Global& global);
   bool BindMissing(Global& global, std::vector<uint32_t>& supplied);
   [[noreturn]] void ThrowUndefined(const std::vector<Global*>& missing) const;
   const std::string& UserOf(const Global& global) const {

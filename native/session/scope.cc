@@ -2,6 +2,7 @@
 #include "session/scope.h"
 
 #include <llvm/ADT/STLExtras.h>
+#include <llvm/ADT/STLFunctionalExtras.h>
 
 #include <algorithm>
 #include <mutex>
@@ -29,19 +30,32 @@ std::optional<Found> FindIn(const Scope::Libraries& libraries, const Name& name,
   return std::nullopt;
 }
 
-std::optional<Found> FindInOrder(const std::vector<Link>& link_order, const Name& name,
-                                 std::vector<const Dylib*>& seen) {
+// Calls `visit` with each dylib or library of a link order, and of those of its dylibs, until it
+// returns true.
+bool VisitOrder(
+    const std::vector<Link>& link_order, std::vector<const Dylib*>& seen,
+    llvm::function_ref<bool(const Dylib*, const std::shared_ptr<SharedLibrary>&)> visit) {
   for (const Link& link : link_order) {
-    if (!link.dylib) {
-      if (auto found = FindIn({link.library}, name, &SharedLibrary::Find)) return found;
+    if (link.library) {
+      if (visit(nullptr, link.library)) return true;
       continue;
     }
     if (llvm::is_contained(seen, link.dylib.get())) continue;
     seen.push_back(link.dylib.get());
-    if (auto found = link.dylib->FindOffered(name)) return found;
-    if (auto found = FindInOrder(link.dylib->link_order(), name, seen)) return found;
+    if (visit(link.dylib.get(), nullptr)) return true;
+    for (const auto& library : link.dylib->scope().libraries()) {
+      if (visit(nullptr, library)) return true;
+    }
+    if (VisitOrder(link.dylib->link_order(), seen, visit)) return true;
   }
-  return std::nullopt;
+  return false;
+}
+
+std::optional<Found> FindInObjectsOf(const Dylib& dylib, const Name& name) {
+  auto symbol = dylib.symbols().FindExported(name);
+  if (!symbol) return std::nullopt;
+  dylib.symbols().NoteUse(*symbol);
+  return Found{*symbol, &dylib, nullptr};
 }
 
 }  // namespace
@@ -120,9 +134,34 @@ std::optional<Found> Scope::Search::Find(const Name& name) const {
 }
 
 std::optional<Found> Scope::Search::FindEverywhere(const Name& name) const {
-  if (auto found = FindIn(libraries, name, &SharedLibrary::Find)) return found;
+  std::optional<Found> found = FindIn(libraries, name, &SharedLibrary::Find);
+  if (found) return found;
   std::vector<const Dylib*> seen;
-  return FindInOrder(link_order, name, seen);
+  VisitOrder(link_order, seen, [&](const Dylib* dylib, const auto& library) {
+    found = dylib ? FindInObjectsOf(*dylib, name) : FindIn({library}, name, &SharedLibrary::Find);
+    return found.has_value();
+  });
+  return found;
+}
+
+std::optional<Found> Scope::Search::FindInObjects(const Name& name) const {
+  std::optional<Found> found;
+  std::vector<const Dylib*> seen;
+  VisitOrder(link_order, seen, [&](const Dylib* dylib, const auto&) {
+    if (dylib) found = FindInObjectsOf(*dylib, name);
+    return found.has_value();
+  });
+  return found;
+}
+
+Scope::Libraries Scope::Search::AllLibraries() const {
+  Libraries all = libraries;
+  std::vector<const Dylib*> seen;
+  VisitOrder(link_order, seen, [&](const Dylib*, const auto& library) {
+    if (library) all.push_back(library);
+    return false;
+  });
+  return all;
 }
 
 std::optional<Found> Scope::Search::FindInDependencies(const Name& name) const {

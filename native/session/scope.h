@@ -69,6 +69,10 @@ class Scope {
     std::optional<Found> Find(const Name& name) const;
     // Also in the scopes of the dylibs of the link order, and so on.
     std::optional<Found> FindEverywhere(const Name& name) const;
+    // The same, in the objects' symbols alone.
+    std::optional<Found> FindInObjects(const Name& name) const;
+    // All shared libraries of these scopes.
+    Libraries AllLibraries() const;
     // In what the libraries themselves depend on. A static linker does not look there, the dynamic
     // one does, after everything else.
     std::optional<Found> FindInDependencies(const Name& name) const;

@@ -78,11 +78,22 @@ bool CanRelaxSlot(const char* field, uint64_t before, int64_t addend);
 // was then.
 bool RelaxSlot(char* field, uint64_t before, uint64_t symbol, uint64_t place, int64_t addend);
 
-// Makes a load from a variable near the code one by way of the slot that holds the variable's
-// address, `thunk_place` being where the kFarLoadSize bytes of `thunk` are executed. For code that
-// takes a far variable for a near one. False where the instruction is another one.
-bool LoadFarVariable(char* field, uint64_t before, int64_t addend, uint64_t place, char* thunk,
-                     uint64_t thunk_place, uint64_t slot);
+// For code that takes what is far away for something near by, or below 4 GiB: makes the instruction
+// that the field belongs to one that does the same by way of the slot that holds the address. Where
+// there is no room for that it becomes a jump to `thunk`, kFarSize bytes which are executed at
+// `thunk_place`. False where the instruction is another one; nothing was written then.
+struct FarAccess {
+  bool relative;  // the field is a distance, not an address
+  char* field;
+  uint64_t before;  // bytes before the field in its section
+  uint64_t place;   // where the field is
+  int64_t addend;
+  uint64_t symbol;
+  uint64_t slot;
+  char* thunk;
+  uint64_t thunk_place;
+};
+bool ReachFar(const FarAccess& access);
 
 // A jump to `address`, from anywhere.
 void WriteStub(char* stub, uint64_t address);

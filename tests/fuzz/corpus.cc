@@ -2,7 +2,11 @@
 //
 // What mutants are made of: exceptions, COMDAT, vtables, jump tables, strings, weak symbols,
 // thread-local variables, and no initializers, so that loading a mutant runs none of its code.
+//
+// It is also the witness, loaded as it is: it tells when anything of its own has changed.
+#include <cstdint>
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -65,6 +69,53 @@ int Switch(int x) {
       abort();
   }
   return 0;
+}
+
+constexpr uint64_t Pattern(uint64_t key, uint64_t i) {
+  return (key + i) * 0x9E3779B97F4A7C15 ^ (key << 32 | i);
+}
+
+template <size_t size>
+struct Guard {
+  constexpr explicit Guard(uint64_t key) : words() {
+    for (uint64_t i = 0; i < size; ++i) words[i] = Pattern(key, i);
+  }
+  uint64_t words[size];
+};
+uint64_t guard[2048];
+static const Guard<64> constant_guard(1);
+static Guard<64> data_guard(2);
+static thread_local Guard<4> thread_guard(3);
+const uint64_t* const into_guards[] = {&constant_guard.words[5], &data_guard.words[6]};
+
+template <size_t size>
+int64_t Changes(const uint64_t (&words)[size], uint64_t key) {
+  int64_t changes = 0;
+  for (uint64_t i = 0; i < size; ++i) {
+    // The compiler is not to know what the constant ones are.
+    changes += *const_cast<const volatile uint64_t*>(&words[i]) != Pattern(key, i);
+  }
+  return changes;
+}
+
+EXPORT(fill_guard) {
+  for (uint64_t i = 0; i < std::size(guard); ++i) guard[i] = Pattern(INT(0), i);
+  RETURN(0);
+}
+
+// How many words and results are not what they were.
+EXPORT(changes) {
+  int64_t changes = Changes(guard, INT(0)) + Changes(constant_guard.words, 1) +
+                    Changes(data_guard.words, 2) + Changes(thread_guard.words, 3);
+  changes += *into_guards[0] != Pattern(1, 5) || *into_guards[1] != Pattern(2, 6);
+  changes += Switch(1) != 3 || Switch(2) != 3 || Switch(3) != 9 || Text(4) != "0246";
+  try {
+    Lookup({{"a", 1}}, "b");
+    ++changes;
+  } catch (const Base& base) {
+    changes += base.code() != 3;
+  }
+  RETURN(changes);
 }
 
 EXPORT(throw_and_catch) {

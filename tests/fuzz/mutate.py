@@ -1,167 +1,276 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mutate objects and archives where it hurts a linker: headers, tables, relocations, records."""
+"""Mutate objects where it hurts a linker: headers, tables, relocations, groups, unwind records.
+
+Every mutant has a number, from which alone it is made, so that any of them can be made again.
+"""
 
 from __future__ import annotations
 
+import functools
 import random
-import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
-_SHT_SYMTAB, _SHT_STRTAB, _SHT_RELA = 2, 3, 4
-_INTERESTING = (0, 1, 2, 3, 7, 8, 0x7F, 0x80, 0xFF, 0xFFF0, 0xFFF1, 0xFFF2, 0xFFFF)
-_WIDE = (
-    0,
-    1,
-    0x7FFFFFFF,
-    0x80000000,
-    0xFFFFFFFF,
-    0x7FFFFFFFFFFFFFFF,
-    0x8000000000000000,
-    0xFFFFFFFFFFFFFFFF,
+from elf_image import (
+    HEADER_SIZE,
+    RELOCATION_SIZE,
+    SECTION_HEADER_SIZE,
+    SHT_CREL,
+    SHT_GROUP,
+    SHT_NOTE,
+    SHT_RELA,
+    SHT_STRTAB,
+    SHT_SYMTAB,
+    SHT_SYMTAB_SHNDX,
+    SYMBOL_SIZE,
+    Image,
 )
-
-
-def _sections(data: bytes) -> list[tuple[int, int, int, int]]:
-    """Give (offset of the header, type, offset, size) of each section."""
-    (table,) = struct.unpack_from("<Q", data, 40)
-    (count,) = struct.unpack_from("<H", data, 60)
-    sections = []
-    for i in range(count):
-        at = table + 64 * i
-        (kind,) = struct.unpack_from("<I", data, at + 4)
-        offset, size = struct.unpack_from("<QQ", data, at + 24)
-        sections.append((at, kind, offset, size))
-    return sections
-
-
-def _change_number(data: bytearray, at: int, size: int, rng: random.Random) -> None:
-    """Replace a little-endian number by one near it, or by one that is likely to hurt."""
-    old = int.from_bytes(data[at : at + size], "little")
-    choice = rng.randrange(4)
-    if choice == 0:
-        new = old + rng.choice((-8, -4, -1, 1, 4, 8, len(data)))
-    elif choice == 1:
-        new = rng.choice(_INTERESTING)
-    elif choice == 2:
-        new = rng.choice(_WIDE) + rng.choice((-8, -1, 0, 0, 1))
-    else:
-        new = old ^ (1 << rng.randrange(8 * size))
-    data[at : at + size] = (new % (1 << 8 * size)).to_bytes(size, "little")
-
-
-def _mutate_record(
-    data: bytearray, start: int, size: int, fields: tuple[tuple[int, int], ...], rng: random.Random
-) -> None:
-    length = max(offset + width for offset, width in fields)
-    if size < length:
-        return
-    at = start + length * rng.randrange(size // length)
-    offset, width = rng.choice(fields)
-    _change_number(data, at + offset, width, rng)
-
+from mutate_archive import is_archive, mutate_archive
+from mutate_content import compact_relocations, extended_index, frame, group, note
+from numbers_near import change_number, put_number
 
 _HEADER = ((16, 2), (18, 2), (20, 4), (32, 8), (40, 8), (48, 4), (52, 2), (58, 2), (60, 2), (62, 2))
 _SECTION = ((0, 4), (4, 4), (8, 8), (16, 8), (24, 8), (32, 8), (40, 4), (44, 4), (48, 8), (56, 8))
 _SYMBOL = ((0, 4), (4, 1), (5, 1), (6, 2), (8, 8), (16, 8))
 _RELOCATION = ((0, 8), (8, 4), (12, 4), (16, 8))
 
+# Known to linkers, but for what runs code: SHT_*, SHF_*, STT_* and so on.
+_SECTION_TYPES = (
+    *range(12),
+    *(SHT_GROUP, SHT_SYMTAB_SHNDX, 19, SHT_CREL),
+    *(0x6FFF4C00, 0x6FFF4C03, 0x6FFFFFF5, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF, 0x70000001),
+)
+_SHF_ALLOC = 2
+_SECTION_FLAGS = (
+    *(1, _SHF_ALLOC, 4, 0x10, 0x20, 0x40, 0x80, 0x100, 0x200, 0x400, 0x800),
+    *(0x200000, 0x10000000, 0x80000000),
+)
+_SYMBOL_TYPES = (0, 1, 2, 3, 4, 5, 6)
+_BINDINGS = (0, 1, 2, 10)
+_RESERVED_INDICES = (0, 0xFF00, 0xFF02, 0xFFF1, 0xFFF2, 0xFFFF)
+_RELOCATION_TYPES = 52
+_VERSIONS = (b"@", b"@@", b"@@@", b"@V", b"@@V", b"@GLIBC_2.2.5", b"@@GLIBC_2.2.5")
 
-_ARCHIVE = b"!<arch>\n"
-_MEMBER_NAMES = ("/", "//", "/SYM64/", "/0", "/9", "/-1", "#1/8", "#1/99999", "__.SYMDEF", "")
+
+Mutation = Callable[[Image, bytearray, random.Random], None]
 
 
-def _mutate_object(original: bytes, rng: random.Random) -> bytes:
-    sections = _sections(original)
+def _entry(image: Image, kind: int, size: int, rng: random.Random) -> int:
+    """Choose an entry of a table of this type; relocations of unwind records are chosen often."""
+    tables = image.of_type(kind)
+    of_records = [table for table in tables if table.name == b".rela.eh_frame"]
+    table = rng.choice(of_records if of_records and rng.randrange(3) == 0 else tables)
+    return table.offset + size * rng.randrange(max(1, table.size // size))
+
+
+def _change_field(
+    data: bytearray, at: int, fields: Sequence[tuple[int, int]], rng: random.Random
+) -> None:
+    offset, width = rng.choice(fields)
+    change_number(data, at + offset, width, rng)
+
+
+def _any_byte(image: Image, data: bytearray, rng: random.Random) -> None:
+    data[rng.randrange(len(data))] = rng.randrange(256)
+
+
+def _header_field(image: Image, data: bytearray, rng: random.Random) -> None:
+    _change_field(data, 0, _HEADER, rng)
+
+
+def _section_field(image: Image, data: bytearray, rng: random.Random) -> None:
+    _change_field(data, rng.choice(image.sections).header, _SECTION, rng)
+
+
+def _section_header(image: Image, data: bytearray, rng: random.Random) -> None:
+    """A section is there twice, or two change places."""
+    a, b = (rng.choice(image.sections).header for _ in range(2))
+    first, second = (bytes(data[at : at + SECTION_HEADER_SIZE]) for at in (a, b))
+    data[a : a + SECTION_HEADER_SIZE] = second
+    if rng.randrange(2):
+        data[b : b + SECTION_HEADER_SIZE] = first
+
+
+def _section_place(image: Image, data: bytearray, rng: random.Random) -> None:
+    """A section, or the table of sections, comes to lie over something else."""
+    section, part = rng.choice(image.sections), rng.choice(image.parts)
+    within = rng.choice(
+        (0, 0, 0, -1, 1, 8, part.size // 2, part.size - 1, part.size - section.size)
+    )
+    offset = part.offset + within
+    if rng.randrange(8) == 0:
+        put_number(data, 40, 8, offset)
+        return
+    put_number(data, section.header + 24, 8, offset)
+    sizes = (section.size, section.size, part.size, len(data) - offset, 1, 8)
+    put_number(data, section.header + 32, 8, rng.choice(sizes))
+
+
+def _section_size(image: Image, data: bytearray, rng: random.Random) -> None:
+    """A section ends in, or just before, something else."""
+    section, part = rng.choice(image.sections), rng.choice(image.parts)
+    end = rng.choice((part.offset, part.offset + part.size, len(data)))
+    size = end - section.offset + rng.choice((-1, 0, 0, 1, 8))
+    put_number(data, section.header + 32, 8, rng.choice((size, size, part.size, 0)))
+
+
+def _section_flags(image: Image, data: bytearray, rng: random.Random) -> None:
+    section = rng.choice(image.sections)
+    (flags,) = struct.unpack_from("<Q", data, section.header + 8)
+    for _ in range(rng.choice((1, 1, 2))):
+        flags ^= rng.choice((_SHF_ALLOC, rng.choice(_SECTION_FLAGS)))
+    put_number(data, section.header + 8, 8, flags)
+
+
+def _section_type(image: Image, data: bytearray, rng: random.Random) -> None:
+    put_number(data, rng.choice(image.sections).header + 4, 4, rng.choice(_SECTION_TYPES))
+
+
+def _section_reference(image: Image, data: bytearray, rng: random.Random) -> None:
+    """Change a section's name, what it is linked to, or how large it says its entries are."""
+    header = rng.choice(image.sections).header
+    field = rng.randrange(4)
+    if field == 3:
+        other = rng.choice(image.sections).header
+        data[header : header + 4] = data[other : other + 4]
+    elif field == 2:
+        put_number(data, header + 56, 8, rng.choice((0, 1, 2, 4, 8, 16, 24, 32, len(data))))
+    else:
+        number = rng.randrange(len(image.sections) + 1)
+        put_number(data, header + 40 + 4 * field, 4, number)
+
+
+def _section_alignment(image: Image, data: bytearray, rng: random.Random) -> None:
+    alignment = rng.choice((0, 3, 1 << rng.randrange(64), (1 << rng.randrange(64)) - 1))
+    put_number(data, rng.choice(image.sections).header + 48, 8, alignment)
+
+
+def _symbol_field(image: Image, data: bytearray, rng: random.Random) -> None:
+    _change_field(data, _entry(image, SHT_SYMTAB, SYMBOL_SIZE, rng), _SYMBOL, rng)
+
+
+def _symbol_known(image: Image, data: bytearray, rng: random.Random) -> None:
+    """Make a symbol of another kind, in another section, or with the name of another symbol."""
+    at = _entry(image, SHT_SYMTAB, SYMBOL_SIZE, rng)
+    what = rng.randrange(5)
+    if what == 0:
+        data[at + 4] = rng.choice(_BINDINGS) << 4 | rng.choice(_SYMBOL_TYPES)
+    elif what == 1:
+        data[at + 5] = rng.choice((0, 1, 2, 3, rng.randrange(256)))
+    elif what == 2:
+        index = rng.choice((rng.choice(_RESERVED_INDICES), rng.randrange(len(image.sections))))
+        put_number(data, at + 6, 2, index)
+    elif what == 3:
+        size = rng.choice(image.sections).size
+        put_number(data, at + rng.choice((8, 16)), 8, size + rng.choice((-8, -1, 0, 1)))
+    else:
+        other = _entry(image, SHT_SYMTAB, SYMBOL_SIZE, rng)
+        data[at : at + 4] = data[other : other + 4]
+
+
+def _relocation_field(image: Image, data: bytearray, rng: random.Random) -> None:
+    _change_field(data, _entry(image, SHT_RELA, RELOCATION_SIZE, rng), _RELOCATION, rng)
+
+
+def _relocation_known(image: Image, data: bytearray, rng: random.Random) -> None:
+    """Give a relocation another type or symbol, or a place at the edge of a section."""
+    at = _entry(image, SHT_RELA, RELOCATION_SIZE, rng)
+    what = rng.randrange(4)
+    if what == 0:
+        put_number(data, at + 8, 4, rng.randrange(_RELOCATION_TYPES))
+    elif what == 1:
+        symbols = image.of_type(SHT_SYMTAB)[0].size // SYMBOL_SIZE
+        put_number(data, at + 12, 4, rng.randrange(symbols + 1))
+    elif what == 2:
+        size = rng.choice(image.sections).size
+        put_number(data, at, 8, size - rng.choice((0, 1, 2, 3, 4, 7, 8)))
+    else:
+        other = _entry(image, SHT_RELA, RELOCATION_SIZE, rng)
+        data[at : at + RELOCATION_SIZE] = image.data[other : other + RELOCATION_SIZE]
+
+
+def _name(image: Image, data: bytearray, rng: random.Random) -> None:
+    """Change a byte of a name, give the name a version, or let it end nowhere."""
+    table = rng.choice(image.of_type(SHT_STRTAB))
+    at = table.offset + rng.randrange(table.size)
+    what = rng.randrange(4)
+    if what == 0:
+        change_number(data, at, 1, rng)
+    elif what == 1:
+        data[table.offset + table.size - 1] = ord("x")
+    else:
+        end = data.find(b"\0", at, table.offset + table.size)
+        version = rng.choice(_VERSIONS)
+        if end - len(version) >= table.offset:
+            data[end - len(version) : end] = version
+
+
+def _content(image: Image, data: bytearray, rng: random.Random) -> None:
+    """Let the content of a part be another's."""
+    part, other = rng.choice(image.parts), rng.choice(image.parts)
+    content = image.data[other.offset : other.offset + part.size]
+    data[part.offset : part.offset + part.size] = content.ljust(part.size, b"\0")
+
+
+def _truncation(image: Image, data: bytearray, rng: random.Random) -> None:
+    del data[rng.randrange(HEADER_SIZE, len(data)) :]
+    data += bytes(rng.choice((0, len(image.data) - len(data))))
+
+
+_MUTATIONS: tuple[Mutation, ...] = (
+    *(_any_byte, _header_field, _section_field, _section_header, _section_place, _section_size),
+    *(_section_flags, _section_type, _section_reference, _section_alignment),
+    *(_symbol_field, _symbol_field, _symbol_known, _symbol_known, _name, _name),
+    *(_relocation_field, _relocation_field, _relocation_known, _relocation_known),
+    *(group, group, extended_index, compact_relocations, compact_relocations, note),
+    *(frame, frame, frame, _content, _truncation),
+)
+_NEEDS: dict[Mutation, int] = {
+    _symbol_field: SHT_SYMTAB,
+    _symbol_known: SHT_SYMTAB,
+    _relocation_field: SHT_RELA,
+    _relocation_known: SHT_RELA,
+    _name: SHT_STRTAB,
+    group: SHT_GROUP,
+    extended_index: SHT_SYMTAB_SHNDX,
+    compact_relocations: SHT_CREL,
+    note: SHT_NOTE,
+}
+
+
+def _suits(mutation: Mutation, image: Image) -> bool:
+    if mutation is frame:
+        return bool(image.records)
+    return mutation not in _NEEDS or bool(image.of_type(_NEEDS[mutation]))
+
+
+@functools.lru_cache(maxsize=256)
+def _image(data: bytes) -> tuple[Image, list[Mutation]]:
+    """Return the object, and what can be done to it."""
+    image = Image(data)
+    return image, [mutation for mutation in _MUTATIONS if _suits(mutation, image)]
+
+
+def mutate_object(original: bytes, rng: random.Random) -> bytes:
+    """Return a mutant of an object."""
+    image, mutations = _image(original)
     data = bytearray(original)
-    for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
-        kind = rng.randrange(9)
-        _, section_type, offset, size = section = rng.choice(sections)
-        if kind == 0:
-            data[rng.randrange(len(data))] = rng.randrange(256)
-        elif kind == 1:
-            _mutate_record(data, 0, 64, _HEADER, rng)
-        elif kind == 2:
-            _mutate_record(data, section[0], 64, _SECTION, rng)
-        elif kind in (3, 4, 5, 6):
-            wanted = (_SHT_SYMTAB, _SHT_RELA, _SHT_STRTAB, None)[kind - 3]
-            fitting = [s for s in sections if (s[1] == wanted if wanted else s[3])]
-            _, section_type, offset, size = rng.choice(fitting)
-            if section_type == _SHT_SYMTAB:
-                _mutate_record(data, offset, size, _SYMBOL, rng)
-            elif section_type == _SHT_RELA:
-                _mutate_record(data, offset, size, _RELOCATION, rng)
-            elif size and offset + size <= len(data):
-                _change_number(data, offset + rng.randrange(size), 1, rng)
-        elif kind == 7 and len(data) > 64:
-            del data[rng.randrange(64, len(data)) :]
+    for _ in range(rng.choice((1, 1, 1, 1, 2, 2, 4, 16))):
+        rng.choice(mutations)(image, data, rng)
+        # What is changed next may lie after the end of a file that was truncated.
+        if len(data) != len(original):
             break
-        elif kind == 8 and size and offset + size <= len(data):
-            other = rng.choice(sections)
-            data[offset : offset + size] = (original[other[2] : other[2] + size]).ljust(size, b"\0")
     return bytes(data)
 
 
-def _archive_headers(data: bytes) -> list[tuple[int, bytes, int]]:
-    """Give (offset of the header, name, size of the content) of each member."""
-    headers = []
-    at = len(_ARCHIVE)
-    while at < len(data):
-        size = int(data[at + 48 : at + 58])
-        headers.append((at, data[at : at + 16].rstrip(), size))
-        at += 60 + size + size % 2
-    return headers
+def mutant(seeds: Sequence[bytes], seed: int, number: int) -> tuple[int, bytes]:
+    """Return a mutant of one of the objects and archives, and the index of that one.
 
-
-def _mutate_archive(original: bytes, rng: random.Random) -> bytes:
-    headers = _archive_headers(original)
-    data = bytearray(original)
-    for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        at, _, size = rng.choice(headers)
-        kind = rng.randrange(6)
-        if kind == 0:
-            data[at + rng.randrange(60)] = rng.randrange(256)
-        elif kind == 1:
-            near = size + rng.choice((-61, -60, -2, -1, 1, 2, 60, len(data)))
-            new = str(rng.choice((near, near, 0, 9999999999, "", "x")))
-            data[at + 48 : at + 58] = new.encode().ljust(10)[:10]
-        elif kind == 2:
-            data[at : at + 16] = rng.choice(_MEMBER_NAMES).encode().ljust(16)
-        elif kind == 3:
-            at, _, size = rng.choice([header for header in headers if header[1].startswith(b"/")])
-            _change_number(data, at + 60 + rng.randrange(size), 1, rng)
-        elif kind == 4 and rng.randrange(4) == 0:
-            del data[rng.randrange(len(data)) :]
-            break
-        elif kind == 5:
-            content = original[at + 60 : at + 60 + size]
-            if content.startswith(b"\x7fELF"):
-                mutant = _mutate_object(content, rng)
-                data[at + 60 : at + 60 + size] = mutant.ljust(size, b"\0")
-    return bytes(data)
-
-
-def mutants(seeds: list[bytes], seed: int) -> Iterator[bytes]:
-    """Yield mutants of objects and archives for ever, the same ones for the same seed."""
-    rng = random.Random(seed)
-    while True:
-        original = rng.choice(seeds)
-        mutate = _mutate_archive if original.startswith(_ARCHIVE) else _mutate_object
-        yield mutate(original, rng)
-
-
-def has_resolvers(data: bytes) -> bool:
-    """Whether an object has functions that run when it is loaded (STT_GNU_IFUNC).
-
-    For an archive: whether a member has.
+    It depends on the arguments alone.
     """
-    return any(_has_resolvers(data[found.start() :]) for found in re.finditer(b"\x7fELF", data))
-
-
-def _has_resolvers(data: bytes) -> bool:
-    try:
-        tables = [section for section in _sections(data) if section[1] == _SHT_SYMTAB]
-    except (struct.error, OverflowError):
-        return False
-    infos = (data[offset + 4 : offset + size : 24] for _, _, offset, size in tables)
-    return any(info & 0xF == 10 for table in infos for info in table)
+    rng = random.Random(f"{seed}/{number}")
+    index = rng.randrange(len(seeds))
+    original = seeds[index]
+    if is_archive(original):
+        return index, mutate_archive(original, mutate_object, rng)
+    return index, mutate_object(original, rng)

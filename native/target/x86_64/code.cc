@@ -95,33 +95,99 @@ bool RelaxSlot(char* field, uint64_t before, uint64_t symbol, uint64_t place, in
   return true;
 }
 
-// mov variable(%rip), %reg becomes a jump to: mov slot(%rip), %reg; mov (%reg), %reg; jmp back.
-// Only with REX.W, the load of a pointer: that byte could otherwise be the end of another
-// instruction.
-bool LoadFarVariable(char* field, uint64_t before, int64_t addend, uint64_t place, char* thunk,
-                     uint64_t thunk_place, uint64_t slot) {
-  if (before < 3 || !IsOperandOf(0x8b, field, before, addend)) return false;
-  auto rex = static_cast<unsigned char>(field[-3]);
-  if (rex != 0x48 && rex != 0x4c) return false;
-  unsigned number = (static_cast<unsigned char>(field[-1]) >> 3) & 7;
-  bool high = rex == 0x4c;
-  std::memset(thunk, kTrapByte, kFarLoadSize);
-  char* at = thunk;
-  std::memcpy(at, field - 3, 3);
-  WriteDistance(at + 3, thunk_place + 7, slot);
-  at += 7;
-  *at++ = static_cast<char>(high ? 0x4d : 0x48);
-  *at++ = static_cast<char>(0x8b);
+namespace {
+
+// Writes instructions, one after the other.
+class Thunk {
+ public:
+  explicit Thunk(const FarAccess& access) : start_(access.thunk), place_(access.thunk_place) {
+    std::memset(start_, kTrapByte, kFarSize);
+  }
+
+  void Byte(unsigned byte) { start_[size_++] = static_cast<char>(byte); }
+  void DistanceTo(uint64_t address) {
+    WriteDistance(start_ + size_, place_ + size_ + 4, address);
+    size_ += 4;
+  }
+  void Word(uint64_t value) {
+    std::memcpy(start_ + size_, &value, sizeof(value));
+    size_ += sizeof(value);
+  }
+  void JumpTo(uint64_t address) {
+    Byte(0xe9);
+    DistanceTo(address);
+  }
+
+ private:
+  char* start_;
+  uint64_t place_;
+  size_t size_ = 0;
+};
+
+// Puts a jump to the thunk in the place of the `size` bytes that end with the field.
+void JumpToThunk(const FarAccess& access, size_t size) {
+  char* start = access.field + 4 - size;
+  uint64_t place = access.place + 4 - size;
+  std::memset(start, 0x90, size);
+  start[0] = static_cast<char>(0xe9);
+  WriteDistance(start + 1, place + 5, access.thunk_place);
+}
+
+// mov variable, %reg: a pointer is loaded (REX.W; that byte could otherwise be the end of another
+// instruction). The thunk: mov slot(%rip), %reg; mov (%reg), %reg.
+void LoadByThunk(const FarAccess& access, unsigned number, bool high, size_t size) {
+  Thunk thunk(access);
+  thunk.Byte(high ? 0x4c : 0x48);
+  thunk.Byte(0x8b);
+  thunk.Byte(0x05 | number << 3);
+  thunk.DistanceTo(access.slot);
+  thunk.Byte(high ? 0x4d : 0x48);
+  thunk.Byte(0x8b);
   unsigned operands = number << 3 | number;
   // As base registers, number 4 needs another byte, and number 5 a displacement.
-  *at++ = static_cast<char>(number == 5 ? operands | 0x40 : operands);
-  if (number == 4) *at++ = 0x24;
-  if (number == 5) *at++ = 0;
-  *at++ = static_cast<char>(0xe9);
-  WriteDistance(at, thunk_place + static_cast<uint64_t>(at - thunk) + 4, place + 4);
-  field[-3] = static_cast<char>(0xe9);
-  WriteDistance(field - 2, place + 2, thunk_place);
-  field[2] = field[3] = static_cast<char>(0x90);
+  thunk.Byte(number == 5 ? operands | 0x40 : operands);
+  if (number == 4) thunk.Byte(0x24);
+  if (number == 5) thunk.Byte(0);
+  thunk.JumpTo(access.place + 4);
+  JumpToThunk(access, size);
+}
+
+bool IsRexW(unsigned char byte) { return byte == 0x48 || byte == 0x4c; }
+
+}  // namespace
+
+bool ReachFar(const FarAccess& access) {
+  auto byte = [&](int at) { return static_cast<unsigned char>(access.field[at]); };
+  if (access.relative) {
+    if (access.addend != -4 || access.before < 3 || !IsRexW(byte(-3))) return false;
+    if ((byte(-1) & 0xc7) != 0x05) return false;
+    if (byte(-2) == 0x8d) {  // lea: mov of what the slot holds
+      access.field[-2] = static_cast<char>(0x8b);
+      WriteDistance(access.field, access.place + 4, access.slot);
+      return true;
+    }
+    if (byte(-2) != 0x8b) return false;
+    LoadByThunk(access, (byte(-1) >> 3) & 7, byte(-3) == 0x4c, 7);
+    return true;
+  }
+  if (access.addend == 0 && access.before >= 4 && IsRexW(byte(-4)) && byte(-3) == 0x8b &&
+      (byte(-2) & 0xc7) == 0x04 && byte(-1) == 0x25) {  // mov variable, %reg
+    LoadByThunk(access, (byte(-2) >> 3) & 7, byte(-4) == 0x4c, 8);
+    return true;
+  }
+  // mov $address, %reg of 32 bits, where no byte before it can mean another register.
+  bool is_plain = access.before >= 1 && (byte(-1) & 0xf8) == 0xb8 &&
+                  (access.before == 1 || (byte(-2) & 0xf0) != 0x40);
+  // The same, sign-extended to 64 bits.
+  bool is_wide =
+      access.before >= 3 && byte(-3) == 0x48 && byte(-2) == 0xc7 && (byte(-1) & 0xf8) == 0xc0;
+  if (!is_plain && !is_wide) return false;
+  Thunk thunk(access);
+  thunk.Byte(0x48);  // movabs $address, %reg
+  thunk.Byte(0xb8 | (byte(-1) & 7));
+  thunk.Word(access.symbol + static_cast<uint64_t>(access.addend));
+  thunk.JumpTo(access.place + 4);
+  JumpToThunk(access, is_plain ? 5 : 7);
   return true;
 }
 

@@ -120,7 +120,7 @@ constexpr const char* kFirstVersions[] = {"GLIBC_2.2.5", "GLIBCXX_3.4", "CXXABI_
 
 constexpr uint64_t kInstructionAlignment = 1;
 constexpr uint64_t kStubSize = 16;
-constexpr uint64_t kFarLoadSize = 16;
+constexpr uint64_t kFarSize = 32;
 constexpr unsigned char kTrapByte = 0xcc;  // int3
 
 }  // namespace object_loader
