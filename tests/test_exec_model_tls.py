@@ -20,6 +20,8 @@ import pytest
 from compilation import TOOLCHAINS, Compiler, Toolchain
 from conftest import RunScript
 
+pytestmark = pytest.mark.matrix
+
 MODELS: dict[str, tuple[str, ...]] = {
     "initial exec": ("-fPIC", "-ftls-model=initial-exec"),
     "PIE": ("-fPIE",),
@@ -343,7 +345,7 @@ EXPORT(run) {
 """
 
 
-@pytest.mark.parametrize("used", ["", "before the import", "after the import"])
+@pytest.mark.parametrize("used", ["", "after the import"])
 @every_toolchain
 def test_errno(
     compile: Compiler, run: Run, linked: Linked, toolchain: Toolchain, used: str
@@ -511,7 +513,7 @@ def test_a_library_with_more_than_there_is_room_for(
 
 
 @pytest.mark.parametrize("model", ["initial exec", "PIE", "fixed"])
-@pytest.mark.parametrize("used", ["before the import", "after the import"])
+@pytest.mark.parametrize("used", ["after the import"])
 @every_toolchain
 def test_no_room_for_what_call_once_needs(
     compile: Compiler,
@@ -534,7 +536,7 @@ def test_no_room_for_what_call_once_needs(
             says_the_cause(answer, *objects)
 
 
-@pytest.mark.parametrize("used", ["before the import", "after the import"])
+@pytest.mark.parametrize("used", ["after the import"])
 @pytest.mark.parametrize("model", ["initial exec", "PIE", "fixed"])
 @pytest.mark.parametrize("how", ["beside", "link order"])
 def test_no_room_for_a_librarys_variables(
@@ -604,7 +606,7 @@ EXPORT(run) {
 PLAIN = '#include "safe_call.h"\nEXPORT(run) { RETURN(INT(0) + 1); }\n'
 
 
-@pytest.mark.parametrize("used", ["before the import", "after the import"])
+@pytest.mark.parametrize("used", ["after the import"])
 @pytest.mark.parametrize("model", ["general dynamic", "descriptors"])
 @every_toolchain
 def test_what_needs_no_room_loads_without(
@@ -649,7 +651,7 @@ def protobuf() -> Path:
 
 
 @pytest.mark.parametrize("model", ["general dynamic", "PIE"])
-@pytest.mark.parametrize("used", ["", "before the import", "after the import"])
+@pytest.mark.parametrize("used", ["", "after the import"])
 def test_protobuf(compile: Compiler, run: Run, used: str, model: str) -> None:
     archive = protobuf()
     path = compile.cxx(PROTOBUF, "-O1", *MODELS[model], name="protobuf")

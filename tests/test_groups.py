@@ -34,6 +34,8 @@ from elf_writer import (
 )
 from refusal import Refusal
 
+pytestmark = pytest.mark.matrix
+
 GRP_COMDAT = 1
 
 both_ways = pytest.mark.parametrize("together", [True, False], ids=["together", "one by one"])
@@ -791,19 +793,6 @@ def test_linkonce_sections_count_once(
     objects = [once(compile, n, ONCE_CODE, ONCE_DATA, toolchain) for n in (1, 2, 3)]
     names = ["run1", "run2", "run3"]
     assert compared(session, compile, together, objects, names) == [11] * 3
-
-
-@both_ways
-@pytest.mark.parametrize("older_first", [True, False])
-def test_a_linkonce_section_and_a_group_of_its_only_member(
-    session: tol.Session, compile: Compiler, together: bool, older_first: bool
-) -> None:
-    older = once(compile, 1, ONCE_CODE, ONCE_DATA)
-    newer = once(compile, 2, GROUP_CODE, GROUP_DATA)
-    objects = [older, newer] if older_first else [newer, older]
-    names = ["run1", "run2"]
-    expected = 11 if older_first else 22
-    assert compared(session, compile, together, objects, names) == [expected] * 2
 
 
 # Groups as no compiler writes them.

@@ -18,6 +18,8 @@ from compilation import TOOLCHAINS, Compiler, Toolchain
 from conftest import Trace
 from refusal import Refusal
 
+pytestmark = pytest.mark.matrix
+
 both_makes = pytest.mark.parametrize("toolchain", TOOLCHAINS, ids=lambda toolchain: toolchain.name)
 
 # Executable stacks: the linked library makes all stacks of the process executable.

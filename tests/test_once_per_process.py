@@ -6,10 +6,8 @@ Two dylibs of which neither is in the other's link order each have their own.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,9 @@ import tvm_ffi
 
 import tvm_ffi_object_loader as tol
 from compilation import GCC, TOOLCHAINS, Compiler, Toolchain
-from conftest import RunScript, Trace
+from conftest import RunScript
+
+pytestmark = pytest.mark.matrix
 
 both_makes = pytest.mark.parametrize("toolchain", TOOLCHAINS, ids=lambda toolchain: toolchain.name)
 
@@ -408,53 +408,6 @@ EXPORT(NAME) {
   RETURN(events * 10 + NS::Holder<NS::Traced>::member.event_);
 }
 """
-
-
-@pytest.mark.parametrize("level", ["-O0", "-O2"])
-@pytest.mark.parametrize("closed", [True, False], ids=["closed", "dropped"])
-@both_makes
-def test_an_object_outlives_the_dylib_whose_code_has_constructed_it(
-    session: tol.Session,
-    compile: Compiler,
-    trace: Trace,
-    level: str,
-    closed: bool,
-    toolchain: Toolchain,
-) -> None:
-    source = DESTROYED.replace("NS", f"destroyed{next(numbers)}")
-    # Without GNU_UNIQUE, which keeps a dlopened library loaded for good.
-    flags = [level, "-fPIC"] + ["-fno-gnu-unique"] * (toolchain.name == "gcc")
-    base, app = (
-        compile.cxx(source.replace("NAME", name), *flags, toolchain=toolchain)
-        for name in ("of_base", "of_app")
-    )
-
-    def loaded() -> list[Loaded]:
-        base_dylib = session.load(base)
-        return [base_dylib, session.load(app, link_order=[base_dylib])]
-
-    def dlopened() -> list[Loaded]:
-        library = compile.link(base)
-        return [*reversed(dlopen(link(compile, app, library), library))]
-
-    def lives(make: Callable[[], list[Loaded]]) -> list[object]:
-        assert trace.take() == []
-        base, app = make()
-        seen: list[object] = [sorted(trace.take()), call(app, "of_app"), trace.take()]
-        if closed and isinstance(app, tol.Dylib):
-            app.close()
-        del app
-        gc.collect()
-        seen += [trace.take(), call(base, "of_base"), trace.take()]
-        if closed and isinstance(base, tol.Dylib):
-            base.close()
-        del base
-        gc.collect()
-        return [*seen, sorted(trace.take())]
-
-    expected = [[4, 5], 4045, [40], [], 4045, [], [-40, -5, -4]]
-    assert lives(dlopened) == expected
-    assert lives(loaded) == expected
 
 
 # What C has of the kind: weak definitions. Those of data are one; a function is its dylib's own.

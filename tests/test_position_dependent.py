@@ -17,6 +17,8 @@ import tvm_ffi_object_loader as tol
 from compilation import GCC, TOOLCHAINS, Compiler, Toolchain
 from conftest import RunScript
 
+pytestmark = pytest.mark.matrix
+
 LEVELS = ("-O0", "-O1", "-O2", "-O3")
 PIC = ("-O1", "-fPIC")
 ARGUMENTS = (0, 1, 2, 3)
@@ -283,53 +285,6 @@ def test_exceptions_and_classes_of_the_standard_library(
     assert len({loaded["run"](n) for n in range(12)}) == 12
     for name in ("shapes", "texts", "texts"):
         assert loaded[name](1) == dlopened[name](1)
-
-
-@one_way_each
-def test_exceptions_between_position_dependent_and_other_code(
-    session: tol.Session, compile: Compiler, toolchain: Toolchain
-) -> None:
-    thrower = """
-    #include <stdexcept>
-    #include <string>
-    struct Shared : std::runtime_error { using std::runtime_error::runtime_error; };
-    void thrower(long n) {
-      if (n == 1) throw std::out_of_range("out of range, and too long for its object");
-      if (n == 2) throw Shared("shared");
-      if (n == 3) throw n;
-    }
-    """
-    catcher = """
-    #include <stdexcept>
-    #include <string>
-    #include "safe_call.h"
-    struct Shared : std::runtime_error { using std::runtime_error::runtime_error; };
-    void thrower(long n);
-    EXPORT(run) {
-      try { thrower(INT(0)); }
-      catch (const Shared& error) { RETURN(100 + error.what()[0]); }
-      catch (const std::logic_error& error) { RETURN(std::string(error.what()).size()); }
-      catch (long n) { RETURN(n * 1000); }
-      RETURN(5);
-    }
-    """
-    ways = (fixed("-O2", toolchain), ("-O2", "-fPIC"))
-    expected = None
-    for flags in itertools.product(ways, repeat=2):
-        objects = [
-            compile.cxx(source, *each, toolchain=toolchain)
-            for source, each in zip((thrower, catcher), flags, strict=True)
-        ]
-        expected = expected or results(
-            compile.dlopen(*(compile.cxx(source, *PIC) for source in (thrower, catcher)))
-        )
-        assert results(session.load(objects)) == expected
-        base = session.load(objects[0])
-        assert results(session.load(objects[1], link_order=[base])) == expected
-        dylib = session.create_dylib()
-        for each in objects:
-            dylib.load(each)
-        assert results(dylib) == expected
 
 
 # Variables, functions and addresses of the C library.
@@ -612,7 +567,7 @@ def test_many_loads_after_each_other(
         }}
         EXPORT(set_{number}) {{ RETURN(variable_{number} = INT(0)); }}
         """
-        dylib.load(compile(source, *(flags if number % 4 else PIC), toolchain=toolchain))
+        dylib.load(compile(source, *flags, toolchain=toolchain))
         if number:
             dylib[f"set_{before}"](number + 50)
             assert dylib[f"get_{number}"](1) == number + 100 * (number + 50)

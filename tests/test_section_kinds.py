@@ -38,6 +38,8 @@ from elf_writer import (
 )
 from refusal import Refusal
 
+pytestmark = pytest.mark.matrix
+
 SHT_NOTE, SHT_GNU_SFRAME = 7, 0x6FFFFFF4
 SHF_LINK_ORDER, SHF_COMPRESSED = 0x80, 0x800
 SHF_GNU_RETAIN, SHF_X86_64_LARGE, SHF_EXCLUDE = 0x200000, 0x10000000, 0x80000000

@@ -7,11 +7,15 @@
 namespace object_loader {
 
 void ThrowDuplicates(const std::map<std::string, std::string>& duplicates) {
+  constexpr size_t kMost = 8;
   std::string text;
   std::vector<std::string> symbols;
   for (const auto& [symbol, message] : duplicates) {
-    text += (text.empty() ? "" : "\n") + message;
+    if (symbols.size() < kMost) text += (text.empty() ? "" : "\n") + message;
     symbols.push_back(symbol);
+  }
+  if (symbols.size() > kMost) {
+    text += "\nand " + std::to_string(symbols.size() - kMost) + " more (see the error's symbols)";
   }
   throw DuplicateSymbolError(text, std::move(symbols));
 }

@@ -81,18 +81,19 @@ ffi::Module BuildImports(const char* binary, const ffi::Module& library, bool li
   BinaryReader reader(binary);
   std::vector<uint64_t> indptr = reader.Numbers();
   std::vector<uint64_t> child_indices = reader.Numbers();
+  // Checked beforehand: the library is not to be left with some of its imports.
+  auto names_no_module = [&](uint64_t child) { return child >= indptr.size() - 1; };
+  if (indptr.size() < 2 || indptr.front() != 0 || indptr.back() != child_indices.size() ||
+      !std::is_sorted(indptr.begin(), indptr.end()) ||
+      std::any_of(child_indices.begin(), child_indices.end(), names_no_module)) {
+    TVM_FFI_THROW(RuntimeError)
+        << ffi::symbol::tvm_ffi_library_bin
+        << " is malformed: it names no module, or one that it does not hold";
+  }
   std::vector<ffi::Module> modules;
   for (size_t i = 0; i + 1 < indptr.size(); ++i) {
     std::string kind = reader.String();
     modules.push_back(kind == "_lib" ? library : LoadFromBytes(kind, reader.String()));
-  }
-  // Checked beforehand: the library is not to be left with some of its imports.
-  auto names_no_module = [&](uint64_t child) { return child >= modules.size(); };
-  if ((!indptr.empty() && indptr.back() > child_indices.size()) ||
-      !std::is_sorted(indptr.begin(), indptr.end()) ||
-      std::any_of(child_indices.begin(), child_indices.end(), names_no_module)) {
-    TVM_FFI_THROW(RuntimeError) << ffi::symbol::tvm_ffi_library_bin
-                                << " names a module that it does not hold";
   }
   for (size_t i = 0; i < modules.size(); ++i) {
     if (library_has_its_own && modules[i].same_as(library)) continue;
@@ -100,7 +101,7 @@ ffi::Module BuildImports(const char* binary, const ffi::Module& library, bool li
       modules[i]->ImportModule(modules[child_indices[child]]);
     }
   }
-  return modules.empty() ? library : modules.front();
+  return modules.front();
 }
 
 // For loaded code, which looks functions up among the imports of its module. What it made can

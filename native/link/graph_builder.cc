@@ -23,8 +23,9 @@ const char kNoContent = 0;
 
 }  // namespace
 
-GraphBuilder::GraphBuilder(Resolution& resolution, Liveness& liveness)
+GraphBuilder::GraphBuilder(Resolution& resolution, Liveness& liveness, bool stay_high)
     : resolution_(resolution),
+      stay_high_(stay_high),
       layout_(resolution, liveness),
       thread_locals_(resolution, liveness, layout_),
       tables_(resolution, liveness, layout_),

@@ -26,14 +26,16 @@ namespace object_loader {
 
 class GraphBuilder {
  public:
-  // For a resolution whose references are all bound. Throws LinkError.
-  GraphBuilder(Resolution& resolution, Liveness& liveness);
+  // For a resolution whose references are all bound. Throws LinkError. `stay_high`: below 2 GiB
+  // only where it has to be.
+  GraphBuilder(Resolution& resolution, Liveness& liveness, bool stay_high);
   GraphBuilder(const GraphBuilder&) = delete;
   GraphBuilder& operator=(const GraphBuilder&) = delete;
 
   const std::string& name() const { return resolution_.name(); }
   // Whether the memory has to lie below 2 GiB, or might as well.
-  bool is_low() const { return tables_.must_be_low() || tables_.may_be_low(); }
+  bool is_low() const { return must_be_low() || (!stay_high_ && tables_.may_be_low()); }
+  bool must_be_low() const { return tables_.must_be_low(); }
 
   // Once. The blocks have no content until Write.
   std::unique_ptr<llvm::jitlink::LinkGraph> Build(
@@ -49,6 +51,7 @@ class GraphBuilder {
                         std::vector<std::pair<int, void*>>& functions) const;
 
   Resolution& resolution_;
+  const bool stay_high_;
   Layout layout_;
   ThreadLocals thread_locals_;
   Tables tables_;

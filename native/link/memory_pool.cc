@@ -154,9 +154,10 @@ void MemoryPool::Give(const Allocation& allocation) {
   std::lock_guard<Mutex> lock(mutex_);
   allocation.arena->Give(allocation.pieces);
   if (!allocation.arena->empty()) return;
-  // One empty arena is kept for the next load.
-  auto is_reusable = [](const auto& arena) {
-    return !arena->frozen() && arena->use() == Arena::Use::kManyLoads;
+  // One empty arena of each place is kept for the next load.
+  auto is_reusable = [&](const auto& arena) {
+    return !arena->frozen() && arena->use() == Arena::Use::kManyLoads &&
+           arena->place() == allocation.arena->place();
   };
   if (is_reusable(allocation.arena) &&
       std::count_if(arenas_.begin(), arenas_.end(), is_reusable) == 1) {

@@ -81,8 +81,10 @@ uint64_t Relocator::AddressOf(const Global& global) const {
     case State::kNull:
     case State::kUndefined:
       return 0;
-    default:
-      return global.value;
+    default: {
+      const Tables::Made& made = tables_.For(resolution_.IndexOf(global));
+      return made.is_stub ? At(Layout::kCode, tables_.stub(made.stub)) : global.value;
+    }
   }
 }
 
@@ -178,7 +180,9 @@ void Relocator::WriteTables() {
     uint64_t address = AddressOf(resolution_.globals()[i]);
     if (made.slot != Tables::kNone) write(Layout::kConstants, tables_.slot(made.slot), address);
     if (made.stub != Tables::kNone) {
-      WriteStub(Writable(Layout::kCode, tables_.stub(made.stub)), address);
+      const Global& global = resolution_.globals()[i];
+      bool is_null = global.state == State::kNull;
+      WriteStub(Writable(Layout::kCode, tables_.stub(made.stub)), is_null ? 0 : global.value);
     }
   }
   for (const auto& [symbol, slot] : tables_.local_slots()) {
@@ -310,10 +314,10 @@ bool Relocator::ApplyByDetour(const Field& field, const Target& target,
   const Tables::Made& made = tables_.For(target.global);
   auto addend = static_cast<uint64_t>(int64_t{field.relocation.r_addend});
   uint64_t address;
+  bool may_change = made.far != Tables::kNone && kind.width == 4 && kind.form != Form::kBranch;
+  if (may_change && ReachFarOnce(field, target, kind)) return true;
   if (made.stub != Tables::kNone) {
     address = At(Layout::kCode, tables_.stub(made.stub));
-  } else if (made.far != Tables::kNone && kind.width == 4 && ReachFarOnce(field, target, kind)) {
-    return true;
   } else if (made.copy != Tables::kNone) {
     address = At(Layout::kConstants, tables_.copies()[made.copy].offset);
   } else {
@@ -352,7 +356,9 @@ void Relocator::FailOutOfReach(const Field& field, const Target& target, uint64_
         "; the code refers to something more than 2 GiB away in a way that only works nearby: "
         "compile with -fPIC";
   }
-  Fail(field, text);
+  const ElfView& view = resolution_.objects()[field.object];
+  throw OutOfReachError(view.name() + ": " +
+                        DescribeRelocation(view, field.section, field.relocation) + text);
 }
 
 }  // namespace object_loader

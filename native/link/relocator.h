@@ -15,6 +15,7 @@
 #include <array>
 #include <cstdint>
 
+#include "base/error.h"
 #include "link/layout.h"
 #include "link/liveness.h"
 #include "link/resolution.h"
@@ -22,6 +23,12 @@
 #include "link/thread_locals.h"
 
 namespace object_loader {
+
+// Something that a relocation names is too far away from where the load lies.
+class OutOfReachError : public LinkError {
+ public:
+  using LinkError::LinkError;
+};
 
 class Relocator {
  public:

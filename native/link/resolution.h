@@ -123,6 +123,9 @@ class Resolution {
     return symbol < first ? kLocal : global_of_[object][symbol - first];
   }
   Global* Find(llvm::StringRef name);
+  uint32_t IndexOf(const Global& global) const {
+    return static_cast<uint32_t>(&global - globals_.data());
+  }
 
   // Whether any section of this name is kept.
   bool HasSection(llvm::StringRef name) const;

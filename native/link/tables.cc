@@ -60,22 +60,24 @@ void Tables::MakeFor(uint32_t number) {
 
 void Tables::MakeForOutside(const Global& global, Made& made) {
   if (global.needs & kNeedsBranch) made.stub = stub_count_++;
-  if (!(global.needs & (kNeedsNear | kNeedsNarrow)) || global.value == 0) return;
+  bool is_near = (global.needs & (kNeedsNear | kNeedsNarrow)) != 0;
+  if (!is_near || global.value == 0 || global.state != Global::State::kBound) return;
   bool is_far = global.value >= kLow;
   if (is_far && (global.needs & kNeedsNarrow)) must_be_low_ = true;
-  if (is_far) may_be_low_ = false;
   const void* address = reinterpret_cast<const void*>(global.value);
   std::optional<SymbolInfo> info = Describe(address);
   if (global.is_function || (info && info->is_function)) {
     if (made.stub == kNone) made.stub = stub_count_++;
-    return;
-  }
-  // The instruction is changed where that can be done; else a copy is as good where nobody writes.
-  if (info && info->size != 0 && (info->is_read_only || IsConstantByStandard(*global.name))) {
+    // As in an executable, the function then has one address for all of the load.
+    made.is_stub = is_far && (global.needs & kNeedsNarrow);
+    if (made.is_stub) return;
+  } else if (info && info->size != 0 &&
+             (info->is_read_only || IsConstantByStandard(*global.name))) {
     made.copy = static_cast<uint32_t>(copies_.size());
     copies_.push_back({address, 0, info->size});
     if (info->is_read_only) return;
   }
+  // Better than both, and the one way to reach what may be written: the instruction is changed.
   made.far = far_count_;
   far_count_ += global.near_uses;
   if (made.slot == kNone) made.slot = slot_count_++;

@@ -31,6 +31,7 @@ class Tables {
     uint32_t slot = kNone;  // number
     uint32_t stub = kNone;  // number
     uint32_t copy = kNone;  // number, in copies()
+    bool is_stub = false;   // the stub's address stands for the symbol's
     uint32_t far = kNone;   // number of the first of its thunks
   };
   // Constants of the process that code expects near by.

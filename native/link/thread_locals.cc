@@ -55,6 +55,23 @@ ThreadLocals::Key ThreadLocals::KeyFor(Form form, uint32_t global, uint64_t offs
   return {KindFor(form), Resolution::kLocal, offset};
 }
 
+std::optional<uint64_t> ThreadLocals::OffsetOf(uint32_t object, uint32_t symbol) const {
+  uint32_t global = symbol == 0 ? Resolution::kLocal : resolution_.GlobalOf(object, symbol);
+  if (global != Resolution::kLocal) {
+    const Global& own = resolution_.globals()[global];
+    if (own.linker == LinkerSymbol::kThreadLocals) return 0;
+    if (own.state != Global::State::kDefined) return std::nullopt;
+    object = own.object;
+    symbol = own.symbol;
+  }
+  const ElfView& view = resolution_.objects()[object];
+  uint32_t section = symbol == 0 ? 0 : view.SectionOf(symbol);
+  if (section == 0 || section >= view.sections().size()) return std::nullopt;
+  Layout::Place place = layout_.PlaceOf(resolution_.Number(object, section));
+  if (place.area != Layout::kThreadLocal) return std::nullopt;
+  return place.offset + view.symbols()[symbol].st_value;
+}
+
 void ThreadLocals::Ask(Form form, uint32_t object, uint32_t symbol) {
   if (form == Form::kModuleOffset) return;
   uint32_t global = symbol == 0 ? Resolution::kLocal : resolution_.GlobalOf(object, symbol);
@@ -65,22 +82,10 @@ void ThreadLocals::Ask(Form form, uint32_t object, uint32_t symbol) {
                                      : resolution_.ThreadLocal(resolution_.globals()[global]);
     if (outside) {
       variable = *outside;
+    } else if (auto offset = OffsetOf(object, symbol)) {
+      variable.offset = *offset;
     } else {
-      uint32_t definer = object;
-      uint32_t entry = symbol;
-      if (global != Resolution::kLocal) {
-        // Of anything else, the Relocator says what is wrong.
-        const Global& own = resolution_.globals()[global];
-        if (own.state != Global::State::kDefined) return;
-        definer = own.object;
-        entry = own.symbol;
-      }
-      const ElfView& defining = resolution_.objects()[definer];
-      uint32_t section = entry == 0 ? 0 : defining.SectionOf(entry);
-      if (section == 0 || section >= defining.sections().size()) return;
-      Layout::Place place = layout_.PlaceOf(resolution_.Number(definer, section));
-      if (place.area != Layout::kThreadLocal) return;
-      variable.offset = place.offset + defining.symbols()[entry].st_value;
+      return;  // the Relocator says what is wrong
     }
   }
   auto [asked, is_new] = asked_.try_emplace(KeyFor(form, global, variable.offset));

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -54,6 +55,8 @@ class ThreadLocals {
   };
   static TlsLibrary::Query::Kind KindFor(Form form);
   Key KeyFor(Form form, uint32_t global, uint64_t offset) const;
+  // Of one of the load's own variables, or nothing.
+  std::optional<uint64_t> OffsetOf(uint32_t object, uint32_t symbol) const;
   void Ask(Form form, uint32_t object, uint32_t symbol);
 
   const Resolution& resolution_;

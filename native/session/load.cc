@@ -60,6 +60,20 @@ struct Linked {
   std::vector<SymbolStringPtr> groups;
 };
 
+// Code that shows no sign of -fPIC lies below 2 GiB, where code without it can name it. From there
+// it may not reach what it reaches from elsewhere.
+Image LinkAnywhere(Linker& linker, Resolution& resolution, Liveness& liveness,
+                   const std::vector<uint32_t>& definitions) {
+  GraphBuilder builder(resolution, liveness, /*stay_high=*/false);
+  try {
+    return linker.Link(builder, definitions);
+  } catch (const OutOfReachError&) {
+    if (!builder.is_low() || builder.must_be_low()) throw;
+  }
+  GraphBuilder higher(resolution, liveness, /*stay_high=*/true);
+  return linker.Link(higher, definitions);
+}
+
 // Links the objects, and what is supplied to them.
 Linked LinkInto(const Dylib& dylib, std::vector<ElfView>& objects) {
   ForkExclusion exclusion;
@@ -77,14 +91,13 @@ Linked LinkInto(const Dylib& dylib, std::vector<ElfView>& objects) {
       for (uint32_t member : supplied) objects.push_back(SuppliedArchive().Extract(member));
       continue;
     }
-    GraphBuilder builder(resolution, liveness);
     Linked linked;
     linked.name = resolution.name();
     linked.groups = resolution.groups();
     for (uint32_t number : definitions) {
       linked.definitions.push_back(Definition(resolution.globals()[number]));
     }
-    linked.image = linker.Link(builder, definitions);
+    linked.image = LinkAnywhere(linker, resolution, liveness, definitions);
     linked.values = std::move(linked.image.defined);
     linked.image.defined = {};
     return linked;

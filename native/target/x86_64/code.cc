@@ -124,10 +124,10 @@ class Thunk {
   size_t size_ = 0;
 };
 
-// Puts a jump to the thunk in the place of the `size` bytes that end with the field.
-void JumpToThunk(const FarAccess& access, size_t size) {
-  char* start = access.field + 4 - size;
-  uint64_t place = access.place + 4 - size;
+// Puts a jump to the thunk in the place of the `size` bytes that end `after` the field.
+void JumpToThunk(const FarAccess& access, size_t size, size_t after = 0) {
+  char* start = access.field + 4 + after - size;
+  uint64_t place = access.place + 4 + after - size;
   std::memset(start, 0x90, size);
   start[0] = static_cast<char>(0xe9);
   WriteDistance(start + 1, place + 5, access.thunk_place);
@@ -152,6 +152,40 @@ void LoadByThunk(const FarAccess& access, unsigned number, bool high, size_t siz
   JumpToThunk(access, size);
 }
 
+// cmpb $immediate, variable(%rip). The thunk leaves alone what lies below the stack pointer.
+void CompareByThunk(const FarAccess& access) {
+  Thunk thunk(access);
+  for (unsigned byte : {0x48, 0x8d, 0x64, 0x24, 0x80}) thunk.Byte(byte);  // lea -128(%rsp), %rsp
+  thunk.Byte(0x50);                                                       // push %rax
+  for (unsigned byte : {0x48, 0x8b, 0x05}) thunk.Byte(byte);              // mov slot(%rip), %rax
+  thunk.DistanceTo(access.slot);
+  thunk.Byte(0x80);  // cmpb $immediate, (%rax)
+  thunk.Byte(0x38);
+  thunk.Byte(static_cast<unsigned char>(access.field[4]));
+  thunk.Byte(0x58);  // pop %rax
+  // lea 128(%rsp), %rsp
+  for (unsigned byte : {0x48, 0x8d, 0xa4, 0x24, 0x80, 0, 0, 0}) thunk.Byte(byte);
+  thunk.JumpTo(access.place + 5);
+  JumpToThunk(access, 7, 1);
+}
+
+// movzbl variable(%rip), %reg: mov slot(%rip), %reg; movzbl (%reg), %reg.
+void LoadByteByThunk(const FarAccess& access, unsigned number) {
+  Thunk thunk(access);
+  thunk.Byte(0x48);
+  thunk.Byte(0x8b);
+  thunk.Byte(0x05 | number << 3);
+  thunk.DistanceTo(access.slot);
+  thunk.Byte(0x0f);
+  thunk.Byte(0xb6);
+  unsigned operands = number << 3 | number;
+  thunk.Byte(number == 5 ? operands | 0x40 : operands);
+  if (number == 4) thunk.Byte(0x24);
+  if (number == 5) thunk.Byte(0);
+  thunk.JumpTo(access.place + 4);
+  JumpToThunk(access, 7);
+}
+
 bool IsRexW(unsigned char byte) { return byte == 0x48 || byte == 0x4c; }
 
 }  // namespace
@@ -159,6 +193,17 @@ bool IsRexW(unsigned char byte) { return byte == 0x48 || byte == 0x4c; }
 bool ReachFar(const FarAccess& access) {
   auto byte = [&](int at) { return static_cast<unsigned char>(access.field[at]); };
   if (access.relative) {
+    if (access.addend == -5 && access.before >= 2 && byte(-2) == 0x80 && byte(-1) == 0x3d) {
+      CompareByThunk(access);
+      return true;
+    }
+    // A prefix would make another register of it.
+    bool has_prefix = access.before >= 4 && (byte(-4) & 0xf0) == 0x40;
+    if (access.addend == -4 && access.before >= 3 && byte(-3) == 0x0f && byte(-2) == 0xb6 &&
+        (byte(-1) & 0xc7) == 0x05 && !has_prefix) {
+      LoadByteByThunk(access, (byte(-1) >> 3) & 7);
+      return true;
+    }
     if (access.addend != -4 || access.before < 3 || !IsRexW(byte(-3))) return false;
     if ((byte(-1) & 0xc7) != 0x05) return false;
     if (byte(-2) == 0x8d) {  // lea: mov of what the slot holds
