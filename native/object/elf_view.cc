@@ -151,6 +151,8 @@ class ElfView::Reader {
     Fetch(names);
     view_.section_names_ = Check(file_.getSectionStringTable(sections_));
     view_.loaded_.resize(sections_.size());
+    // The first one is no section, but has a name like all others.
+    if (sections_[0].sh_name >= view_.section_names_.size()) Malformed("name of a section");
     for (size_t i = 1; i < sections_.size(); ++i) ReadSection(i);
   }
 
@@ -279,7 +281,10 @@ class ElfView::Reader {
     view_.symbols_ = Check(file_.symbols(&table));
     view_.symbol_names_ = Check(file_.getStringTableForSymtab(table, sections_));
     view_.first_global_ = table.sh_info;
-    if (view_.first_global_ > view_.symbols_.size()) Malformed("number of local symbols");
+    // The first symbol is none, and local.
+    if (view_.first_global_ > view_.symbols_.size() || view_.first_global_ == 0) {
+      Malformed("number of local symbols");
+    }
     for (size_t i = 1; i < sections_.size(); ++i) {
       if (sections_[i].sh_type != ELF::SHT_SYMTAB_SHNDX) continue;
       Fetch(i);
