@@ -10,7 +10,8 @@
 // larger run of freed pages goes back to the system.
 //
 // The constants of an arena that one large load has for itself are ordinary memory, which is
-// written and then protected: pages of a file cost several times as much to get.
+// written and then protected: pages of a file cost several times as much to get. When that load is
+// gone, another one may have the arena, with its pages.
 //
 // Concurrency: none; its owner sees to that.
 #ifndef OBJECT_LOADER_LINK_ARENA_H_
@@ -48,10 +49,10 @@ class Arena {
   // False where there is no room left. `fresh`: from this offset on the area still holds zeros.
   bool Take(const Sizes& sizes, const Sizes& alignments, Pieces& pieces, Sizes& fresh);
   void Give(const Pieces& pieces);
-  // Gets the pages of so many bytes of constants at once, where they are private: a page fault for
-  // each costs more. Changes nothing else, and may be left out (Linux < 5.14). For use by the owner
-  // of the pieces.
-  void Populate(const Pieces& pieces, uint64_t constants) const;
+  // Gets the pages of so many bytes of constants and data at once, in an arena of one large load: a
+  // page fault for each costs more. Changes nothing else, and may be left out (Linux < 5.14). For
+  // use by the owner of the pieces.
+  void Populate(const Pieces& pieces, uint64_t constants, uint64_t data) const;
 
   // Where a piece is seen by loaded code, and where the linker writes it.
   char* address(Area area, uint64_t offset) const { return memory_.begin() + start(area) + offset; }
@@ -93,6 +94,8 @@ class Arena {
   uint64_t total_ = 0;
   uint64_t live_ = 0;
   uint64_t written_ = 0;
+  bool was_used_ = false;
+  bool protected_ = false;  // constants without an alias
   Mapping memory_;
   Mapping alias_;
 };

@@ -30,8 +30,13 @@ constexpr uint64_t kMaxGrowth = 32;
 // 32-bit relocations reach this far, and all areas of an arena must be within reach of each other.
 constexpr uint64_t kReach = (uint64_t{1} << 31) - (1 << 20);
 
-// A load with so many constants has an arena of its own.
-constexpr uint64_t kLargeConstants = 256 << 10;
+// A load with so many constants, or so much data with initial values, has an arena of its own.
+constexpr uint64_t kLargeContent = 256 << 10;
+
+// Of such arenas one that is empty is kept for the next load, if it is no larger than this and than
+// so many times what the load needs.
+constexpr uint64_t kMostKept = 96 << 20;
+constexpr uint64_t kMostSpare = 4;
 
 Arena::Area AreaOf(orc::MemProt protection) {
   if ((protection & orc::MemProt::Exec) != orc::MemProt::None) return Arena::kCode;
@@ -96,13 +101,15 @@ MemoryPool::~MemoryPool() = default;
 
 std::unique_ptr<MemoryPool::Allocation> MemoryPool::Take(const Arena::Sizes& sizes,
                                                          const Arena::Sizes& alignments,
-                                                         Arena::Place place) {
-  bool large = sizes[Arena::kConstants] >= kLargeConstants;
+                                                         Arena::Place place, bool large) {
   Arena::Use use = large ? Arena::Use::kOneLargeLoad : Arena::Use::kManyLoads;
   auto allocation = std::make_unique<Allocation>();
   std::lock_guard<Mutex> lock(mutex_);
-  for (auto arena = arenas_.rbegin(); !large && arena != arenas_.rend(); ++arena) {
+  uint64_t asked = 0;
+  for (uint64_t size : sizes) asked += size;
+  for (auto arena = arenas_.rbegin(); arena != arenas_.rend(); ++arena) {
     if ((*arena)->place() != place || (*arena)->use() != use) continue;
+    if (large && (*arena)->reserved() > kMostSpare * asked) continue;
     if ((*arena)->Take(sizes, alignments, allocation->pieces, allocation->fresh)) {
       allocation->arena = arena->get();
       return allocation;
@@ -154,15 +161,15 @@ void MemoryPool::Give(const Allocation& allocation) {
   std::lock_guard<Mutex> lock(mutex_);
   allocation.arena->Give(allocation.pieces);
   if (!allocation.arena->empty()) return;
-  // One empty arena of each place is kept for the next load.
-  auto is_reusable = [&](const auto& arena) {
-    return !arena->frozen() && arena->use() == Arena::Use::kManyLoads &&
-           arena->place() == allocation.arena->place();
+  // One empty arena of each kind is kept for the next load.
+  const Arena& given = *allocation.arena;
+  bool large = given.use() == Arena::Use::kOneLargeLoad;
+  auto is_alike = [&](const auto& arena) {
+    return !arena->frozen() && arena->use() == given.use() && arena->place() == given.place() &&
+           (!large || arena->empty());
   };
-  if (is_reusable(allocation.arena) &&
-      std::count_if(arenas_.begin(), arenas_.end(), is_reusable) == 1) {
-    return;
-  }
+  bool is_only_one = std::count_if(arenas_.begin(), arenas_.end(), is_alike) == 1;
+  if (is_only_one && !given.frozen() && (!large || given.reserved() <= kMostKept)) return;
   arenas_.erase(std::find_if(arenas_.begin(), arenas_.end(),
                              [&](const auto& arena) { return arena.get() == allocation.arena; }));
 }
@@ -182,6 +189,7 @@ void MemoryPool::Allocate(jitlink::LinkGraph& graph, Arena::Place place,
   };
   std::vector<Part> parts;
   Arena::Sizes sizes = {};
+  Arena::Sizes contents = {};
   Arena::Sizes alignments = {1, 1, 1};
   for (jitlink::Section& section : graph.sections()) {
     Arena::Area area = AreaOf(section.getMemProt());
@@ -192,6 +200,7 @@ void MemoryPool::Allocate(jitlink::LinkGraph& graph, Arena::Place place,
         uint64_t offset = llvm::alignTo(sizes[area], block->getAlignment());
         alignments[area] = std::max(alignments[area], block->getAlignment());
         sizes[area] = offset + block->getSize();
+        if (!zeros) contents[area] = sizes[area];
         parts.push_back({block, area, offset});
       }
     }
@@ -199,14 +208,17 @@ void MemoryPool::Allocate(jitlink::LinkGraph& graph, Arena::Place place,
 
   std::unique_ptr<Allocation> allocation;
   try {
-    allocation = Take(sizes, alignments, place);
+    bool large =
+        contents[Arena::kConstants] >= kLargeContent || contents[Arena::kData] >= kLargeContent;
+    allocation = Take(sizes, alignments, place, large);
   } catch (const OutOfMemoryError& error) {
     return on_allocated(OutOfMemory(error.what()));
   } catch (const LinkError& error) {
     return on_allocated(llvm::make_error<jitlink::JITLinkError>(error.what()));
   }
 
-  allocation->arena->Populate(allocation->pieces, sizes[Arena::kConstants]);
+  allocation->arena->Populate(allocation->pieces, contents[Arena::kConstants],
+                              contents[Arena::kData]);
   for (const Part& part : parts) {
     uint64_t size = part.block->getSize();
     uint64_t offset = allocation->pieces[part.area].offset + part.offset;

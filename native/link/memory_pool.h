@@ -79,7 +79,7 @@ class MemoryPool : public llvm::jitlink::JITLinkMemoryManager {
                 OnAllocatedFunction on_allocated);
   // Throws OutOfMemoryError.
   std::unique_ptr<Allocation> Take(const Arena::Sizes& sizes, const Arena::Sizes& alignments,
-                                   Arena::Place place);
+                                   Arena::Place place, bool large);
   // Everything is written. Returns an error number, or 0.
   int Finish(const Allocation& allocation);
   void Give(const Allocation& allocation);

@@ -109,12 +109,19 @@ void ThreadLocals::Open() {
   }
 }
 
+const ThreadLocals::Asked& ThreadLocals::Find(Form form, uint32_t global, uint64_t offset) const {
+  auto found = asked_.find(KeyFor(form, global, offset));
+  if (found != asked_.end()) return found->second;
+  throw LinkError(resolution_.name() +
+                  ": uses something as a thread-local variable, which it is not");
+}
+
 uint64_t ThreadLocals::SlotFor(Form form, uint32_t global, uint64_t offset) const {
-  return asked_.at(KeyFor(form, global, offset)).slot;
+  return Find(form, global, offset).slot;
 }
 
 uint64_t ThreadLocals::ThreadOffset(uint32_t global, uint64_t offset) const {
-  return library_->answers()[asked_.at(KeyFor(Form::kThreadOffset, global, offset)).query][0];
+  return library_->answers()[Find(Form::kThreadOffset, global, offset).query][0];
 }
 
 void ThreadLocals::WriteSlots(char* constants) const {

@@ -57,6 +57,7 @@ class ThreadLocals {
   Key KeyFor(Form form, uint32_t global, uint64_t offset) const;
   // Of one of the load's own variables, or nothing.
   std::optional<uint64_t> OffsetOf(uint32_t object, uint32_t symbol) const;
+  const Asked& Find(Form form, uint32_t global, uint64_t offset) const;
   void Ask(Form form, uint32_t object, uint32_t symbol);
 
   const Resolution& resolution_;

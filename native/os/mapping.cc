@@ -99,8 +99,8 @@ bool Mapping::Commit(uint64_t offset, uint64_t size, Access access, const Anonym
                           file.descriptor(), from) != nullptr;
 }
 
-int Mapping::Protect(uint64_t offset, uint64_t size) {
-  return mprotect(begin_ + offset, size, PROT_READ) == 0 ? 0 : errno;
+int Mapping::Protect(uint64_t offset, uint64_t size, Access access) {
+  return mprotect(begin_ + offset, size, Protection(access)) == 0 ? 0 : errno;
 }
 
 void Mapping::Populate(uint64_t offset, uint64_t size) const {

@@ -61,8 +61,8 @@ class Mapping {
   bool Commit(uint64_t offset, uint64_t size, Access access);
   bool Commit(uint64_t offset, uint64_t size, Access access, const AnonymousFile& file,
               uint64_t from);
-  // Only to be read from now on. Returns an error number, or 0.
-  int Protect(uint64_t offset, uint64_t size);
+  // Only to be read from now on, or also to be written. Returns an error number, or 0.
+  int Protect(uint64_t offset, uint64_t size, Access access);
 
   // Advice: gets the pages at once; lets huge ones be used; gives pages back, of memory of the
   // process's own or, with `shared`, of the file; forgets which pages of a file were used through
