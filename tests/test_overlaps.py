@@ -3,20 +3,34 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 
 import tvm_ffi_object_loader as tol
 from elf_writer import (
     R_X86_64_64,
+    R_X86_64_GOTPCREL64,
+    RETURN,
     SHF_ALLOC,
+    SHF_EXECINSTR,
     SHF_WRITE,
+    SHN_ABS,
     SHT_NOBITS,
     SHT_PROGBITS,
+    SHT_STRTAB,
+    SHT_SYMTAB,
+    STB_GLOBAL,
+    STT_FUNC,
+    STT_OBJECT,
+    STT_SECTION,
     Section,
     function,
     relocation,
     relocations,
+    write,
 )
+from elf_writer import symbol as elf_symbol
 from refusal import Refusal
 
 # What an attacker would have written over the place of another relocation: far away.
@@ -90,3 +104,31 @@ def test_relocations_for_a_table(refusal: Refusal, name: str) -> None:
     )
     with refusal.of(tol.ObjectFormatError, "<bytes>"):
         refusal.dylib.load(content)
+
+
+@pytest.mark.parametrize("symbol", [0, 3], ids=["no symbol", "a local number"])
+def test_a_slot_for_a_number(session: tol.Session, symbol: int) -> None:
+    content = write(
+        Section(".text", SHT_PROGBITS, SHF_ALLOC | SHF_EXECINSTR, RETURN, alignment=16),
+        Section(".data", SHT_PROGBITS, SHF_ALLOC | SHF_WRITE, bytes(16), alignment=8),
+        relocations(".data", relocation(0, symbol and 2, R_X86_64_GOTPCREL64)),
+        Section(
+            ".symtab",
+            SHT_SYMTAB,
+            0,
+            elf_symbol(0, 0)
+            + elf_symbol(0, 2, kind=STT_SECTION)
+            + elf_symbol(0, SHN_ABS, value=5)
+            + elf_symbol(1, 1, size=3, kind=STT_FUNC, binding=STB_GLOBAL)
+            + elf_symbol(13, 2, size=8, kind=STT_OBJECT, binding=STB_GLOBAL),
+            ".strtab",
+            3,
+            8,
+            24,
+        ),
+        Section(".strtab", SHT_STRTAB, 0, b"\0__tvm_ffi_f\0distance\0"),
+    )
+    dylib = session.load(content)
+    place = dylib.lookup("distance")
+    slot = place + ctypes.c_int64.from_address(place).value
+    assert ctypes.c_uint64.from_address(slot).value == (5 if symbol else 0)

@@ -249,6 +249,11 @@ void Liveness::VisitLocal(Item item, const Elf::Rela& relocation, Form form, uin
   const ElfView& view = resolution_.objects()[item.object];
   uint32_t symbol = relocation.getSymbol(false);
   uint32_t section = symbol == 0 ? uint32_t{ElfView::kAbsolute} : view.SectionOf(symbol);
+  uint8_t need = form == Form::kRelaxableSlot ? uint8_t{kNeedsSlot} : NeedOf(form, width);
+  if (need == kNeedsSlot) {
+    uses_offset_table_ = true;
+    local_slots_.insert({item.object, symbol});
+  }
   if (section == ElfView::kAbsolute) return;
   if (section == ElfView::kUndefined || section >= view.sections().size()) {
     throw ObjectFormatError(view.name() + ": is truncated or malformed: a relocation's symbol " +
@@ -263,13 +268,7 @@ void Liveness::VisitLocal(Item item, const Elf::Rela& relocation, Form form, uin
     if (MayNameDropped(view.SectionName(item.section))) return;
     FailForDropped(item, relocation, section);
   }
-  uint8_t need = NeedOf(form, width);
   if (need == kNeedsNarrow) has_narrow_addresses_ = true;
-  if (form == Form::kRelaxableSlot) need = kNeedsSlot;
-  if (need == kNeedsSlot) {
-    uses_offset_table_ = true;
-    local_slots_.insert({item.object, symbol});
-  }
   if (view.symbols()[symbol].getType() == ELF::STT_GNU_IFUNC) {
     std::pair<uint32_t, uint32_t> function = {item.object, symbol};
     if (!llvm::is_contained(indirect_functions_, function)) indirect_functions_.push_back(function);

@@ -20,9 +20,10 @@ using State = Global::State;
 }  // namespace
 
 uint64_t Relocator::LocalAddress(uint32_t object, uint32_t symbol, bool& is_thread_local) const {
+  is_thread_local = false;
+  if (symbol == 0) return 0;
   const ElfView& view = resolution_.objects()[object];
   const Elf::Sym& entry = view.symbols()[symbol];
-  is_thread_local = false;
   uint32_t section = view.SectionOf(symbol);
   if (section == ElfView::kAbsolute) return entry.st_value;
   if (entry.getType() == ELF::STT_GNU_IFUNC) {
