@@ -64,14 +64,6 @@ bool Arena::frozen() const { return fork_count_ != ForkCount(); }
 
 bool Arena::Take(const Sizes& sizes, const Sizes& alignments, Pieces& pieces, Sizes& fresh) {
   if (frozen()) return false;
-  if (use_ == Use::kOneLargeLoad) {
-    if (live_ != 0) return false;
-    using Access = Mapping::Access;
-    if (protected_ && memory_.Protect(start(kConstants), sizes_[kConstants], Access::kWrite) != 0) {
-      return false;
-    }
-    protected_ = false;
-  }
   for (int area = 0; area < kAreaCount; ++area) {
     pieces[area] = {};
     if (sizes[area] == 0) continue;
@@ -91,8 +83,7 @@ bool Arena::Take(const Sizes& sizes, const Sizes& alignments, Pieces& pieces, Si
 }
 
 void Arena::Populate(const Pieces& pieces, uint64_t constants, uint64_t data) const {
-  // Where the arena was in use before, the pages are there.
-  if (use_ != Use::kOneLargeLoad || was_used_) return;
+  if (use_ != Use::kOneLargeLoad) return;
   auto populate = [&](Area area, uint64_t size) {
     if (size == 0) return;
     uint64_t begin = llvm::alignDown(pieces[area].offset, PageSize());
@@ -105,15 +96,14 @@ void Arena::Populate(const Pieces& pieces, uint64_t constants, uint64_t data) co
 void Arena::Give(const Pieces& pieces) {
   for (int area = 0; area < kAreaCount; ++area) Return(Area(area), pieces[area]);
   --live_;
-  was_used_ = true;
 }
 
 void Arena::Return(Area area, const Piece& piece) {
   if (piece.size == 0) return;
   used_[area] -= piece.size;
-  if (frozen()) return;
+  if (frozen() || use_ == Use::kOneLargeLoad) return;
   FreeRanges::Joined range = free_[area].Give(piece.offset, piece.size);
-  if (range.touched < kReleaseBytes || use_ == Use::kOneLargeLoad) return;
+  if (range.touched < kReleaseBytes) return;
   uint64_t first = llvm::alignTo(range.offset, PageSize());
   uint64_t last = llvm::alignDown(range.offset + range.size, PageSize());
   if (first >= last) return;
@@ -131,7 +121,6 @@ int Arena::Finish(const Pieces& pieces) {
     using Access = Mapping::Access;
     int error = memory_.Protect(start(kConstants), sizes_[kConstants], Access::kRead);
     if (error) return error;
-    protected_ = true;
   }
   written_ += pieces[kCode].size + (has_alias(kConstants) ? pieces[kConstants].size : 0);
   if (written_ < kAliasBytes) return 0;

@@ -10,8 +10,7 @@
 // larger run of freed pages goes back to the system.
 //
 // The constants of an arena that one large load has for itself are ordinary memory, which is
-// written and then protected: pages of a file cost several times as much to get. When that load is
-// gone, another one may have the arena, with its pages.
+// written and then protected: pages of a file cost several times as much to get.
 //
 // Concurrency: none; its owner sees to that.
 #ifndef OBJECT_LOADER_LINK_ARENA_H_
@@ -94,8 +93,6 @@ class Arena {
   uint64_t total_ = 0;
   uint64_t live_ = 0;
   uint64_t written_ = 0;
-  bool was_used_ = false;
-  bool protected_ = false;  // constants without an alias
   Mapping memory_;
   Mapping alias_;
 };

@@ -33,11 +33,6 @@ constexpr uint64_t kReach = (uint64_t{1} << 31) - (1 << 20);
 // A load with so many constants, or so much data with initial values, has an arena of its own.
 constexpr uint64_t kLargeContent = 256 << 10;
 
-// Of such arenas one that is empty is kept for the next load, if it is no larger than this and than
-// so many times what the load needs.
-constexpr uint64_t kMostKept = 96 << 20;
-constexpr uint64_t kMostSpare = 4;
-
 Arena::Area AreaOf(orc::MemProt protection) {
   if ((protection & orc::MemProt::Exec) != orc::MemProt::None) return Arena::kCode;
   return (protection & orc::MemProt::Write) != orc::MemProt::None ? Arena::kData
@@ -105,11 +100,8 @@ std::unique_ptr<MemoryPool::Allocation> MemoryPool::Take(const Arena::Sizes& siz
   Arena::Use use = large ? Arena::Use::kOneLargeLoad : Arena::Use::kManyLoads;
   auto allocation = std::make_unique<Allocation>();
   std::lock_guard<Mutex> lock(mutex_);
-  uint64_t asked = 0;
-  for (uint64_t size : sizes) asked += size;
-  for (auto arena = arenas_.rbegin(); arena != arenas_.rend(); ++arena) {
+  for (auto arena = arenas_.rbegin(); !large && arena != arenas_.rend(); ++arena) {
     if ((*arena)->place() != place || (*arena)->use() != use) continue;
-    if (large && (*arena)->reserved() > kMostSpare * asked) continue;
     if ((*arena)->Take(sizes, alignments, allocation->pieces, allocation->fresh)) {
       allocation->arena = arena->get();
       return allocation;
@@ -161,15 +153,15 @@ void MemoryPool::Give(const Allocation& allocation) {
   std::lock_guard<Mutex> lock(mutex_);
   allocation.arena->Give(allocation.pieces);
   if (!allocation.arena->empty()) return;
-  // One empty arena of each kind is kept for the next load.
-  const Arena& given = *allocation.arena;
-  bool large = given.use() == Arena::Use::kOneLargeLoad;
-  auto is_alike = [&](const auto& arena) {
-    return !arena->frozen() && arena->use() == given.use() && arena->place() == given.place() &&
-           (!large || arena->empty());
+  // One empty arena of each place is kept for the next load.
+  auto is_reusable = [&](const auto& arena) {
+    return !arena->frozen() && arena->use() == Arena::Use::kManyLoads &&
+           arena->place() == allocation.arena->place();
   };
-  bool is_only_one = std::count_if(arenas_.begin(), arenas_.end(), is_alike) == 1;
-  if (is_only_one && !given.frozen() && (!large || given.reserved() <= kMostKept)) return;
+  if (is_reusable(allocation.arena) &&
+      std::count_if(arenas_.begin(), arenas_.end(), is_reusable) == 1) {
+    return;
+  }
   arenas_.erase(std::find_if(arenas_.begin(), arenas_.end(),
                              [&](const auto& arena) { return arena.get() == allocation.arena; }));
 }
