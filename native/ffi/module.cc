@@ -83,12 +83,13 @@ ffi::Module BuildImports(const char* binary, const ffi::Module& library, bool li
   std::vector<uint64_t> child_indices = reader.Numbers();
   // Checked beforehand: the library is not to be left with some of its imports.
   auto names_no_module = [&](uint64_t child) { return child >= indptr.size() - 1; };
-  if (indptr.size() < 2 || indptr.front() != 0 || indptr.back() != child_indices.size() ||
-      !std::is_sorted(indptr.begin(), indptr.end()) ||
+  if (indptr.size() < 2 || indptr.front() != 0 || !std::is_sorted(indptr.begin(), indptr.end())) {
+    TVM_FFI_THROW(RuntimeError) << ffi::symbol::tvm_ffi_library_bin << " is malformed";
+  }
+  if (indptr.back() != child_indices.size() ||
       std::any_of(child_indices.begin(), child_indices.end(), names_no_module)) {
-    TVM_FFI_THROW(RuntimeError)
-        << ffi::symbol::tvm_ffi_library_bin
-        << " is malformed: it names no module, or one that it does not hold";
+    TVM_FFI_THROW(RuntimeError) << ffi::symbol::tvm_ffi_library_bin
+                                << " names a module that it does not hold";
   }
   std::vector<ffi::Module> modules;
   for (size_t i = 0; i + 1 < indptr.size(); ++i) {

@@ -34,6 +34,8 @@ std::map<std::string, void*>& Replacements() {
   return *replacements;
 }
 
+constexpr unsigned kMostLibraries = 1024;
+
 // What the global scope may have gained since names were looked up in it.
 struct NewLibraries {
   // Of each library when it was first seen; of the names, which are looked for.
@@ -182,6 +184,8 @@ std::vector<void*> ProcessSymbols::FindGlobal(llvm::ArrayRef<SymbolStringPtr> na
       if (as_of != 0) libraries.oldest = std::min(libraries.oldest, as_of);
     }
     for (size_t i = 0; i < names.size(); ++i) libraries.names[i].first = texts[i].c_str();
+    // Most of so many are gone. Those that are not will be taken for new ones once.
+    if (first_seen_.size() > kMostLibraries) first_seen_.clear();
     dl_iterate_phdr(NewLibraries::Visit, &libraries);
     for (size_t i = 0; i < names.size(); ++i) {
       if (libraries.names[i].second == 0 || libraries.defined[i]) {
