@@ -330,9 +330,13 @@ bool Relocator::ApplyByDetour(const Field& field, const Target& target,
 
 bool Relocator::ReachFarOnce(const Field& field, const Target& target, const RelocationKind& kind) {
   const Tables::Made& made = tables_.For(target.global);
+  const Elf::Shdr& section = resolution_.objects()[field.object].sections()[field.section];
+  // Elsewhere, bytes that look like an instruction are none.
+  if (!(section.sh_flags & ELF::SHF_EXECINSTR)) return false;
+  uint64_t after = section.sh_size - field.before - kind.width;
   uint64_t thunk = tables_.far_thunk(made.far + far_used_[target.global]);
-  bool done = ReachFar({kind.form != Form::kAddress, field.place, field.before, field.address,
-                        field.relocation.r_addend, target.address,
+  bool done = ReachFar({kind.form != Form::kAddress, field.place, field.before, after,
+                        field.address, field.relocation.r_addend, target.address,
                         At(Layout::kConstants, tables_.slot(made.slot)),
                         Writable(Layout::kCode, thunk), At(Layout::kCode, thunk)});
   far_used_[target.global] += done;

@@ -86,6 +86,7 @@ struct FarAccess {
   bool relative;  // the field is a distance, not an address
   char* field;
   uint64_t before;  // bytes before the field in its section
+  uint64_t after;   // and after it
   uint64_t place;   // where the field is
   int64_t addend;
   uint64_t symbol;

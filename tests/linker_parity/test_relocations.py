@@ -136,6 +136,13 @@ def refused_object(compile: Compiler, directives: str) -> Path:
             ["R_X86_64_SIZE64", "labs", "ld -r"],
         ),
         (".data\nf: .long environ\n", ["R_X86_64_32 ", "environ", "-fPIC"]),
+        # Data that looks like an instruction that could be changed, and code that ends too early.
+        (".data\n.byte 0, 0xbf\n.long environ\n", ["R_X86_64_32 ", "environ", "-fPIC"]),
+        (
+            '.section .text.end, "ax"\n.globl cut\ncut: movq $value, %rax\n.byte 0x80, 0x3d\n'
+            ".long environ - . - 5\n",
+            ["R_X86_64_PC32", "environ", "-fPIC"],
+        ),
         ("pushq $environ\n", ["R_X86_64_32S", "environ", "-fPIC"]),
         ("pushq environ(%rip)\nmovq $value, %rax\n", ["R_X86_64_PC32", "environ", "-fPIC"]),
         (".data\nf: .word value\n", ["R_X86_64_16"]),

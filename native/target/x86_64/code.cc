@@ -193,7 +193,8 @@ bool IsRexW(unsigned char byte) { return byte == 0x48 || byte == 0x4c; }
 bool ReachFar(const FarAccess& access) {
   auto byte = [&](int at) { return static_cast<unsigned char>(access.field[at]); };
   if (access.relative) {
-    if (access.addend == -5 && access.before >= 2 && byte(-2) == 0x80 && byte(-1) == 0x3d) {
+    bool has_immediate = access.addend == -5 && access.after >= 1;
+    if (has_immediate && access.before >= 2 && byte(-2) == 0x80 && byte(-1) == 0x3d) {
       CompareByThunk(access);
       return true;
     }
