@@ -14,6 +14,7 @@ from elf_writer import (
     RETURN,
     SHF_ALLOC,
     SHF_EXECINSTR,
+    SHF_TLS,
     SHF_WRITE,
     SHN_ABS,
     SHT_NOBITS,
@@ -132,3 +133,13 @@ def test_a_slot_for_a_number(session: tol.Session, symbol: int) -> None:
     place = dylib.lookup("distance")
     slot = place + ctypes.c_int64.from_address(place).value
     assert ctypes.c_uint64.from_address(slot).value == (5 if symbol else 0)
+
+
+@pytest.mark.parametrize("name", [".init_array", ".fini_array", ".ctors"])
+def test_functions_to_run_among_thread_local_variables(session: tol.Session, name: str) -> None:
+    variables = Section(
+        name, SHT_PROGBITS, SHF_ALLOC | SHF_WRITE | SHF_TLS, b"\1" * 16, alignment=8
+    )
+    dylib = session.load(function(variables))
+    assert dylib["f"]() is None
+    dylib.close()

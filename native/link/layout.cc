@@ -72,7 +72,8 @@ void Layout::Put(Area area, uint32_t object, uint32_t section) {
     pieces_[area].push_back({Piece::kSection, offset, header.sh_size, object, section});
   }
   FunctionArray array = FunctionArrayOf(view.SectionName(section));
-  if (array.kind != FunctionArray::kNone && header.sh_type != ELF::SHT_NOBITS) {
+  bool has_functions = header.sh_type != ELF::SHT_NOBITS && area != kThreadLocal;
+  if (array.kind != FunctionArray::kNone && has_functions) {
     arrays_.push_back({array, {offset, area}, header.sh_size});
   }
 }
@@ -88,11 +89,11 @@ void Layout::PlaceSections() {
       bool writable = (header.sh_flags & ELF::SHF_WRITE) != 0;
       bool executable = (header.sh_flags & ELF::SHF_EXECINSTR) != 0;
       bool thread_local_ = (header.sh_flags & ELF::SHF_TLS) != 0;
-      if (CanBeAskedFor(name)) {
+      // Thread-local variables have no bounds: they are each thread's own.
+      if (CanBeAskedFor(name) && !thread_local_) {
         Named& named = named_[name];
         named.writable |= writable;
         named.executable |= executable;
-        named.thread_local_ |= thread_local_;
         named.sections.push_back({object, section});
       } else if (header.sh_type == ELF::SHT_NOBITS && (writable || thread_local_)) {
         zeros_.push_back({object, section});
@@ -126,14 +127,9 @@ void Layout::PlaceNamed() {
       alignment = std::max(alignment, AlignmentOf(header));
       all_zeros = all_zeros && header.sh_type == ELF::SHT_NOBITS;
     }
-    Area area = named.thread_local_ ? kThreadLocal
-                : named.writable    ? (all_zeros ? kZeros : kData)
-                : named.executable  ? kCode
-                                    : kConstants;
-    if (named.thread_local_ && all_zeros) {  // no bounds: they are each thread's own
-      zeros_.insert(zeros_.end(), named.sections.begin(), named.sections.end());
-      continue;
-    }
+    Area area = named.writable     ? (all_zeros ? kZeros : kData)
+                : named.executable ? kCode
+                                   : kConstants;
     uint64_t begin = Append(area, 0, alignment);
     for (auto [object, section] : named.sections) {
       const Elf::Shdr& header = resolution_.objects()[object].sections()[section];

@@ -84,7 +84,6 @@ class Layout {
   struct Named {
     bool writable = false;
     bool executable = false;
-    bool thread_local_ = false;
     std::vector<std::pair<uint32_t, uint32_t>> sections;  // object, section
   };
 
