@@ -129,6 +129,7 @@ def pytest_report_header() -> str:
     """Say at once which peers are missing, and how to get them."""
     modules = {name: name for name in ("cffi", "llvmlite", "nanobind", "numpy", "torch")}
     modules |= {peers.PEER: peers.MODULES[peers.PEER], "cython": "Cython"}
+    modules |= {"apache-tvm": "tvm", "nvidia-cutlass-dsl": "nvidia_cutlass_dsl"}
     modules |= {"rich (the progress bar)": "rich", "matplotlib (the plots)": "matplotlib"}
     missing = [name for name, module in modules.items() if not importlib.util.find_spec(module)]
     system = [
@@ -178,14 +179,15 @@ def pytest_benchmark_update_machine_info(
     """Put the versions of everything that was measured into the JSON."""
     package = peers.imported(peers.MODULES[peers.OURS])
     ours = peers.imported(f"{peers.MODULES[peers.OURS]}._native")
-    named = ("apache-tvm-ffi", "cffi", "cython", "llvmlite", "nanobind", "numpy", "torch")
+    named = ("apache-tvm", "apache-tvm-ffi", "cffi", "cython", "llvmlite", "nanobind", "numpy")
+    more = ("nvidia-cutlass-dsl", "torch")
     linkers = {"ld": "ld", "lld": objects.lld(), "mold": "mold"}
     machine_info["bench"] = {
         "versions": {
             peers.OURS: getattr(package, "__version__", "not installed"),
             "its LLVM": "not installed" if isinstance(ours, str) else ours.llvm_version,
             peers.PEER: peers.version(peers.PEER),
-            **{name: peers.version(name) for name in named},
+            **{name: peers.version(name) for name in (*named, *more)},
             **{name: objects.version_of(program) for name, program in linkers.items()},
             "C compiler": objects.version_of(objects.CC),
             "C++ compiler": objects.version_of(objects.CXX),

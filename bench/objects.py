@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -117,10 +118,30 @@ def c_object() -> Path:
     return compile_c((SOURCES / "add.c").read_text(), "add_c")
 
 
+def compile_cpp(source: str, name: str) -> Path:
+    """Compile C++ text to the object ``name``."""
+    command = [CXX, "-c", "-std=c++17", "-O2", "-fPIC", *include_flags()]
+    return build(source, ".cc", command, f"{name}.o")
+
+
 def cpp_object() -> Path:
     """Return the C++ object of the load benchmarks: one ``TVM_FFI_DLL_EXPORT_TYPED_FUNC``."""
-    command = [CXX, "-c", "-std=c++17", "-O2", "-fPIC", *include_flags()]
-    return build((SOURCES / "add.cc").read_text(), ".cc", command, "add_cpp.o")
+    return compile_cpp((SOURCES / "add.cc").read_text(), "add_cpp")
+
+
+def throws_object() -> Path:
+    """Return the C++ object whose ``add`` throws an exception through ten frames on the way."""
+    return compile_cpp((SOURCES / "throws.cc").read_text(), "throws")
+
+
+def thread_local_object() -> Path:
+    """Return the C object whose ``add`` uses a thread-local variable."""
+    return compile_c((SOURCES / "thread_local.c").read_text(), "thread_local")
+
+
+def results_object() -> Path:
+    """Return the C++ object whose functions return objects, or are given some."""
+    return compile_cpp((SOURCES / "results.cc").read_text(), "results")
 
 
 def instrument() -> Path:
@@ -149,6 +170,57 @@ def sized_object(size: int) -> Path:
     blob = '__attribute__((visibility("hidden"))) extern const char blob[];\n'
     fill = f'__asm__(".section .rodata\\nblob: .fill {size}, 1, 0x5a\\n.text");\n'
     return compile_c(blob + fill + text, f"size_{size}")
+
+
+def content_object(kind: str, size: int) -> Path:
+    """Return a C object with ``add`` and ``size`` bytes of content that it refers to.
+
+    Parameters
+    ----------
+    kind
+        ``"constants"`` or ``"data"``.
+    size
+        Bytes of it.
+    """
+    constant, section = ("const ", ".rodata") if kind == "constants" else ("", ".data")
+    text = (SOURCES / "add.c").read_text()
+    text = text.replace("return 0;", "return num_args > 9 ? blob[num_args] : 0;")
+    blob = f'__attribute__((visibility("hidden"))) extern {constant}char blob[];\n'
+    fill = f'__asm__(".section {section}\\nblob: .fill {size}, 1, 0x5a\\n.text");\n'
+    return compile_c(blob + fill + text, f"{kind}_{size}")
+
+
+def embedding_object(kind: str, size: int) -> Path:
+    """Return a C object with ``add`` that embeds a module: ``size`` bytes in the library binary.
+
+    Parameters
+    ----------
+    kind
+        The module's kind: what its loader is registered for.
+    size
+        Bytes that the loader is given.
+    """
+    tree = struct.pack("<QQQQ", 3, 0, 1, 1) + struct.pack("<QQ", 1, 1)
+    tree += struct.pack("<Q", len("_lib")) + b"_lib"
+    tree += struct.pack("<Q", len(kind)) + kind.encode() + struct.pack("<Q", size)
+    head = struct.pack("<Q", len(tree) + size) + tree
+    numbers = ",".join(map(str, head))
+    blob = (
+        '__asm__(".section .rodata\\n.globl __tvm_ffi__library_bin\\n.balign 8\\n"\n'
+        f'"__tvm_ffi__library_bin: .byte {numbers}\\n.fill {size}, 1, 0x5a\\n.text");\n'
+    )
+    return compile_c(blob + (SOURCES / "add.c").read_text(), f"embedding_{size}")
+
+
+def openblas() -> Path | str:
+    """Return Debian's static OpenBLAS, an archive of thousands of members, or why there is none."""
+    found = sorted(Path("/usr/lib").glob("*/openblas-*/libopenblas.a"))
+    return found[0] if found else "not installed: Debian's libopenblas-pthread-dev"
+
+
+def blas_object() -> Path:
+    """Return a C object whose ``add`` multiplies two matrices with BLAS."""
+    return compile_c((SOURCES / "add_with_blas.c").read_text(), "add_with_blas")
 
 
 def link_command(obj: Path, output: Path, *flags: str) -> list[str]:

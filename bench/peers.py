@@ -234,6 +234,15 @@ CASES = {
 }
 
 
+def modules(obj: Path) -> dict[str, Any]:
+    """Return the module of an object, by competitor, or why there is none."""
+    return {
+        OURS: ours_module(str(obj)),
+        DLOPEN: tvm_ffi.load_module(str(objects.shared(obj))),
+        PEER: orcjit_module(str(obj)),
+    }
+
+
 def callables(kind: str, release_gil: bool) -> dict[str, Callable[..., Any] | str]:
     """Return the functions to call with one kind of argument, by competitor.
 
@@ -253,13 +262,7 @@ def callables(kind: str, release_gil: bool) -> dict[str, Callable[..., Any] | st
     obj = objects.calls_object()
     library = str(objects.shared(obj))
     found: dict[str, Callable[..., Any] | str] = {}
-    sources: dict[str, Callable[[], Any]] = {
-        OURS: lambda: ours_module(str(obj)),
-        DLOPEN: lambda: tvm_ffi.load_module(library),
-        PEER: lambda: orcjit_module(str(obj)),
-    }
-    for name, source in sources.items():
-        module = source()
+    for name, module in modules(obj).items():
         if not isinstance(module, str):
             function = module.get_function(case.function)
             function.release_gil = release_gil

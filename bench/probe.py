@@ -10,7 +10,9 @@ import gc
 import importlib
 import json
 import multiprocessing
+import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -50,7 +52,11 @@ def ask(what: str, *arguments: object, python: str = sys.executable) -> Any:
     # tvm_ffi imports torch where it is installed: seconds a process, and nothing here uses it.
     start = "import sys; sys.modules['torch'] = None; from bench import probe; probe.main()"
     command = [python, "-c", start, what, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # Threads of NumPy's, which tvm_ffi imports, spin for a while after they have started.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode < 0:
         raise RuntimeError(f"killed by {signal.Signals(-done.returncode).name}")
     if done.returncode:
@@ -146,6 +152,56 @@ def resident_loads(name: str, obj: str, count: str) -> float:
         return (time.perf_counter() - start) / len(paths)
 
 
+def median_load(name: str, obj: str, count: str) -> float:
+    """Return the median seconds a load, of ``count`` loads kept loaded in one session.
+
+    The median: how long new memory takes depends on what the machine did before.
+    """
+    opened = loader(name)
+    path = opened.path(Path(obj))
+    kept = [opened.load(path)]
+    taken: list[float] = []
+    for _ in range(int(count)):
+        start = time.perf_counter()
+        kept.append(opened.load(path))
+        kept[-1][-1](1, 2)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def among(name: str, obj: str, count: str, what: str) -> float:
+    """Return the median seconds of something done in a process where ``count`` modules stay.
+
+    Of ``call``, a call of one of them; ``load``, a load with look-up and call; ``unload``, dropping
+    what was loaded so.
+    """
+    opened = loader(name)
+    with tempfile.TemporaryDirectory() as folder:
+        rounds = 200
+        *paths, spare = images(opened, obj, int(count) + 1, folder)
+        kept = [opened.load(path) for path in paths]
+        for loaded in kept:
+            assert loaded[-1](1, 2) == 3
+        gc.collect()
+        gc.disable()
+        taken: list[float] = []
+        for index in range(rounds):
+            start = time.perf_counter()
+            if what == "call":
+                kept[index * 7919 % len(kept)][-1](1, 2)
+                taken.append(time.perf_counter() - start)
+                continue
+            more = [opened.load(spare)]
+            more[-1][-1](1, 2)
+            if what == "unload":
+                start = time.perf_counter()
+                if opened.release:
+                    opened.release(more[-1])
+                more.clear()
+            taken.append(time.perf_counter() - start)
+        return statistics.median(taken)
+
+
 def threads(name: str, obj: str, count: str, workers: str) -> float:
     """Return the seconds a load, of ``count`` loads into one session divided among threads."""
     opened = loader(name)
@@ -178,6 +234,27 @@ def threads(name: str, obj: str, count: str, workers: str) -> float:
         if failures:
             raise failures[0]
         return taken / int(count)
+
+
+def warm_up(name: str, obj: str, count: str, workers: str) -> float:
+    """Return the seconds until ``count`` kernels are loaded, by ``load_all`` with workers."""
+    opened = loader(name)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = images(opened, obj, int(count) + 1, folder)
+        kept: list[Any] = [opened.load(paths.pop())]
+        gc.disable()
+        start = time.perf_counter()
+        if workers != "0":
+            package = importlib.import_module(peers.MODULES[name])
+            session = package.Session()
+            kept += [
+                (dylib, dylib["add"]) for dylib in session.load_all(paths, threads=int(workers))
+            ]
+        else:
+            kept += map(opened.load, paths)
+        taken = time.perf_counter() - start
+        assert [loaded[-1](1, 2) for loaded in kept] == [3] * (int(count) + 1)
+        return taken
 
 
 def processes(name: str, obj: str, count: str, workers: str) -> float:
@@ -233,8 +310,8 @@ def llvm() -> str:
 PROBES: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(import_time, memory, first_and_last, resident_loads),
-        *(threads, processes, load_times, llvm),
+        *(import_time, memory, first_and_last, resident_loads, median_load),
+        *(among, threads, warm_up, processes, load_times, llvm),
     )
 }
 

@@ -11,6 +11,7 @@ made by these commands, in the root of a clean checkout, on a machine that does 
     . /tmp/llvm23/bin/activate && pip wheel . --no-deps -w /tmp/wheel
     python -m pytest bench --install-peers --long --other-python /tmp/llvm22/bin/python \\
         --wheel /tmp/wheel/tvm_ffi_object_loader-*.whl --benchmark-json /tmp/results.json
+    pip uninstall -y tvm-ffi-object-loader && SKBUILD_INSTALL_STRIP=false pip install .
     python -m bench.callgrind --json /tmp/counts.json
     python -m bench.report /tmp/results.json --callgrind /tmp/counts.json --readme README.md
 
@@ -42,6 +43,7 @@ from bench.tables import (
     rows_table,
     targets_table,
 )
+from bench.targets import WITHOUT_NAMES
 
 METHOD = (
     "The competitors of a row take turns: each round takes one sample of every one of them, in a "
@@ -74,8 +76,25 @@ SECTIONS = (
         "linked statically and the other is not, the figures are of both differences.",
     ),
     (
+        "Large content",
+        ("content/", "embedded/"),
+        "Constants or data of 256 KiB to 64 MiB: load, look up, call and drop; and, for /kept, the "
+        "median of loads that all stay, in a fresh process a sample. embedded/load drops too; what "
+        "it embeds has a loader in Python, which is given the bytes. dlopen maps a file's pages "
+        "where this package and the peer have copies, so that they may be relocated.",
+    ),
+    (
+        "What other compilers make",
+        ("producers/",),
+        "Objects of CuTe DSL (a kernel) and of TVM (a function of TE, and a network of Relax with "
+        "12 MiB of weights, in its virtual machine), against the shared libraries of them: load, "
+        "look up and the first call. The kernel needs a runtime library, and refuses the call: it "
+        "has one argument too few, as there may be no GPU. /call are calls with arrays of eight "
+        "numbers; CuTe's is of a function of the host.",
+    ),
+    (
         "Against a linker",
-        ("link/",),
+        ("link/", "archive/"),
         "What it takes from an object to the first call: this package loads it, the others link a "
         "shared library, dlopen it and look up. Linkers run once a sample.",
     ),
@@ -93,7 +112,7 @@ SECTIONS = (
         "Wall time divided by the number of loads, in a fresh process a sample, one session for "
         "all threads. dlopen opens a copy of the library each time, as it knows a file by its "
         "inode. The two processes share nothing but the machine: what they gain is the most that "
-        "threads could.",
+        "threads could. NumPy's threads, which spin for a while, are off.",
     ),
     (
         "Growth curves",
@@ -261,6 +280,11 @@ def main() -> None:
             f"{counted['commit_info'].get('id')}. The kernel's are not counted, and they are most "
             "of what dlopen executes: loads are bounded against the peer."
         )
+        if any(WITHOUT_NAMES in by_name for by_name in counted["counts"].values()):
+            text += (
+                " What it costs that code has names by address is counted within the functions "
+                "that collect them and drop them."
+            )
         parts.append(("Instructions", text, callgrind_table(counted["counts"])))
     parts.append(("Machine and versions", "", machine_table(document)))
     parts = [part for part in parts if part[2] is None or part[2][1]]

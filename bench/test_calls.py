@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The call alone: what it costs to get from Python into a function that does nothing."""
+"""Calls: what it costs to get from Python into a function that does nothing, and what objects cost
+that it returns or is given."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import tvm_ffi
 
-from bench import peers
+from bench import objects, peers
 from bench.interleave import Measure, Sampler, call_sampler
 
 LONG = "a string that is longer than the seven bytes kept in place"
@@ -65,3 +66,31 @@ def test_call(measure: Measure, kind: str, release_gil: bool) -> None:
         competitors["operator.add (floor)"] = call_sampler(operator.add, (1, 2))
     key = f"call/{kind}/{'released' if release_gil else 'kept'}"
     measure(key, competitors, rounds=300)
+
+
+@pytest.mark.parametrize("kind", ["string", "tensor", "array", "map"])
+def test_result(measure: Measure, kind: str) -> None:
+    """Call for an object, and drop it: a string, a tensor, 100 strings, a map with 100 of them."""
+    measure(f"result/{kind}", samplers(kind, 100), rounds=300)
+
+
+@pytest.mark.parametrize("kind", ["integers", "strings", "lists"])
+def test_list_argument(measure: Measure, kind: str) -> None:
+    """Call with a list of 100 elements, which the function may have changed."""
+    element: dict[str, Any] = {"integers": 1, "strings": LONG, "lists": tvm_ffi.List([LONG])}
+    measure(f"argument/{kind}", samplers("size", tvm_ffi.List([element[kind]] * 100)), rounds=300)
+
+
+def test_callback(measure: Measure) -> None:
+    """Call with a function of Python's, which is called with a string."""
+    measure("argument/function", samplers("call_back", tvm_ffi.convert(len)), rounds=300)
+
+
+def samplers(name: str, argument: object) -> dict[str, Sampler | str]:
+    """Return the samplers of one function of ``results.cc``."""
+    return {
+        competitor: sampler(
+            module if isinstance(module, str) else module.get_function(name), (argument,)
+        )
+        for competitor, module in peers.modules(objects.results_object()).items()
+    }

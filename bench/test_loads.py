@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tvm_ffi
 
 from bench import objects, peers, probe
 from bench.interleave import Measure, Sampler, operation_sampler
 
 SIZES = tuple(2**power for power in range(10, 25, 2))
 COUNTS = (1, 10, 100, 1000, 10_000)
+CONTENTS = tuple(2**power for power in range(18, 27, 2))
+EMBEDDED = 13 << 20
 
 
 def loads(obj: Path, names: Sequence[str] = tuple(peers.LOADERS)) -> dict[str, Sampler | str]:
@@ -24,8 +28,18 @@ def loads(obj: Path, names: Sequence[str] = tuple(peers.LOADERS)) -> dict[str, S
     return {name: load_sampler(name, obj) for name in names}
 
 
-def load_sampler(name: str, obj: Path) -> Sampler | str:
-    """Return the sampler of one loader, or why there is none."""
+def load_sampler(name: str, obj: Path, drop: bool = False) -> Sampler | str:
+    """Return the sampler of one loader, or why there is none.
+
+    Parameters
+    ----------
+    name
+        The loader's.
+    obj
+        What is loaded.
+    drop
+        Whether letting go of it is timed as well.
+    """
     opened = peers.LOADERS[name]()
     if isinstance(opened, str):
         return opened
@@ -36,8 +50,11 @@ def load_sampler(name: str, obj: Path) -> Sampler | str:
         assert kept[-1](1, 2) == 3
         return kept
 
+    def load_and_drop() -> None:
+        load()
+
     try:
-        return operation_sampler(load, opened.release)
+        return operation_sampler(load_and_drop) if drop else operation_sampler(load, opened.release)
     except Exception as error:
         if name == peers.OURS:
             raise
@@ -103,6 +120,73 @@ def test_llvm_versions(measure: Measure, request: pytest.FixtureRequest) -> None
         builds[name] = f"neither build is on it: {' and '.join(notes.values())}"
     extra = {"subject": "LLVM 22", "notes": notes}
     measure("llvm/sections", builds, rounds=15, warm_up=False, **extra)
+
+
+@pytest.mark.parametrize("size", CONTENTS)
+@pytest.mark.parametrize("kind", ["constants", "data"])
+def test_content(measure: Measure, kind: str, size: int) -> None:
+    """Load objects with large constants or data, call them and drop them."""
+    obj = objects.content_object(kind, size)
+    names = (peers.OURS, peers.PEER, peers.DLOPEN)
+    competitors = {name: load_sampler(name, obj, drop=True) for name in names}
+    measure(f"content/{kind}/{size}", competitors, rounds=60 if size < 1 << 24 else 20)
+
+
+def test_embedded_module(measure: Measure) -> None:
+    """Load an object that embeds a module of 13 MiB, as a network's weights are, and drop it."""
+    kind = "bench_embedded"
+    part = tvm_ffi.load_module(str(objects.shared(objects.c_object())))
+    sizes: list[int] = []
+
+    def load_part(content: bytes) -> tvm_ffi.Module:
+        sizes.append(len(content))
+        return part
+
+    loader = f"ffi.Module.load_from_bytes.{kind}"
+    tvm_ffi.register_global_func(loader, load_part, override=True)
+    try:
+        obj = objects.embedding_object(kind, EMBEDDED)
+        names = (peers.OURS, peers.DLOPEN)
+        competitors = {name: load_sampler(name, obj, drop=True) for name in names}
+        measure("embedded/load", competitors, rounds=40)
+    finally:
+        tvm_ffi.remove_global_func(loader)
+    assert set(sizes) == {EMBEDDED}
+
+
+def test_archive(measure: Measure, tmp_path: Path) -> None:
+    """Load an object with OpenBLAS's archive, of which it needs 10,000 members."""
+    gold = "gold -shared + dlopen"
+    archive = objects.openblas()
+    if isinstance(archive, str) or not shutil.which("ld.gold"):
+        why = archive if isinstance(archive, str) else "ld.gold is not installed"
+        absent: dict[str, Sampler | str] = {peers.OURS: why, gold: why}
+        measure("archive/openblas", absent, rounds=1)
+        return
+    package = peers.imported(peers.MODULES[peers.OURS])
+    obj, opened = objects.blas_object(), probe.loader(peers.DLOPEN)
+    serial = itertools.count()
+
+    def load() -> Any:
+        assert not isinstance(package, str)
+        dylib = package.Session().load([obj, archive])
+        assert dylib.get_function("add")(1, 2) == 3
+        return dylib
+
+    def link() -> Any:
+        output = tmp_path / f"{next(serial)}.so"
+        libraries = (str(archive), "-lpthread", "-lm")
+        objects.run([*objects.link_command(obj, output, "-fuse-ld=gold"), *libraries])
+        kept = opened.load(str(output))
+        assert kept[-1](1, 2) == 3
+        output.unlink()
+        return kept
+
+    competitors: dict[str, Sampler | str] = {
+        peers.OURS: package if isinstance(package, str) else operation_sampler(load, most=1),
+        gold: operation_sampler(link, most=1),
+    }
+    measure("archive/openblas", competitors, rounds=15, quick_rounds=2)
 
 
 @pytest.mark.parametrize("size", SIZES)

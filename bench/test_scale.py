@@ -90,6 +90,44 @@ def total(name: str, size: Callable[[Path], int], suffix: str = "") -> Sampler |
     return (lambda: float(value)) if value else "installed without its files (editable)"
 
 
+CONTENT_COUNTS = {18: 200, 20: 100, 22: 40, 24: 10, 26: 4}
+
+
+@pytest.mark.parametrize("power", CONTENT_COUNTS)
+@pytest.mark.parametrize("kind", ["constants", "data"])
+def test_content_that_stays(measure: Measure, kind: str, power: int) -> None:
+    """Load an object with large constants or data again and again; all of it stays."""
+    obj = objects.content_object(kind, 2**power)
+    count = CONTENT_COUNTS[power]
+    competitors = {
+        name: in_process_of_its_own(name, "median_load", name, obj, count)
+        for name in (peers.OURS, peers.PEER)
+    }
+    measure(f"content/{kind}/{2**power}/kept", competitors, rounds=9, warm_up=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [("throws", "call"), ("throws", "unload"), ("thread_local", "load")],
+)
+def test_among_many(measure: Measure, quick: bool, kind: str, what: str) -> None:
+    """Throw, unload, or load something thread-local, with 10 modules and with 5,000 that stay."""
+    obj = objects.throws_object() if kind == "throws" else objects.thread_local_object()
+    many = 500 if quick else 5000
+    counts = {"many modules": many, "10 modules": 10}
+    competitors: dict[str, Sampler | str] = {
+        title: in_process_of_its_own(peers.OURS, "among", peers.OURS, obj, count, what)
+        for title, count in counts.items()
+    }
+    # What the others do with thread-local variables is in README's table.
+    for name in (peers.DLOPEN, peers.PEER) if kind == "throws" else ():
+        competitors[f"{name}, 10 modules"] = in_process_of_its_own(
+            name, "among", name, obj, 10, what
+        )
+    extra = {"subject": "many modules", "count": many}
+    measure(f"among/{kind}/{what}", competitors, rounds=7, warm_up=False, **extra)
+
+
 def test_wheel_size(measure: Measure, request: pytest.FixtureRequest) -> None:
     """Weigh the wheel: the one given by --wheel, or else the installed files compressed again."""
     competitors = {
@@ -132,6 +170,23 @@ def test_two_threads(measure: Measure, quick: bool) -> None:
     )
     extra = {"count": count}
     measure("threads/cpp", competitors, rounds=7, subject="2 threads", warm_up=False, **extra)
+
+
+def test_warm_up(measure: Measure) -> None:
+    """Load 300 C++ kernels, as a server does when it starts."""
+    obj, count = objects.cpp_object(), 300
+    competitors = {
+        f"load_all, {workers} thread(s)": in_process_of_its_own(
+            peers.OURS, "warm_up", peers.OURS, obj, count, workers
+        )
+        for workers in (2, 1)
+    }
+    for name in RIVALS:
+        competitors[f"{name}, one by one"] = in_process_of_its_own(
+            name, "warm_up", name, obj, count, 0
+        )
+    subject = "load_all, 2 thread(s)"
+    measure("warm_up/300", competitors, rounds=9, subject=subject, warm_up=False, count=count)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])

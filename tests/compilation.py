@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import pytest
 import tvm_ffi
 from tvm_ffi import libinfo
+
+from processors import lacks
 
 SOURCES = Path(__file__).parent / "sources"
 Language = Literal["c", "c++", "assembler"]
@@ -40,10 +44,15 @@ TOOLCHAINS = [GCC] if CLANG is None else [GCC, CLANG]
 
 
 class Compiler:
-    """Turn sources into objects, each combination of text, flags and compiler only once."""
+    """Turn sources into objects, each combination of text, flags and compiler only once.
+
+    With the folder that the environment variable COMPILED_OBJECTS names, once for all runs that are
+    given that one: it is for runs of the same tests on one system.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._shared = Path(os.environ.get("COMPILED_OBJECTS", folder))
         self._numbers = itertools.count()
         self._objects: dict[str, Path] = {}
 
@@ -64,16 +73,38 @@ class Compiler:
             name = Path(source).stem
             source = (SOURCES / source).read_text()
         flags = flags or ("-O2", "-fPIC")
+        if why := lacks(toolchain.name, flags):
+            pytest.skip(why)
         key = repr((source, flags, language, toolchain, name))
         if key not in self._objects:
-            path = self._folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.o"
-            includes = [f"-I{path}" for path in (SOURCES, *libinfo.include_paths())]
-            compiler = toolchain.cxx if language == "c++" else toolchain.cc
-            standard = ["-std=c++17"] if language == "c++" else []
-            command = [compiler, *standard, *includes, *flags, "-c", "-x", language]
-            subprocess.run([*command, "-o", str(path), "-"], input=source, text=True, check=True)
+            known = (key, shutil.which(toolchain.cc), tvm_ffi.__version__)
+            digest = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+            path = self._folder / f"{name}-{digest}.o"
+            shared = self._shared / f"{digest}.compiled"
+            if not shared.exists():
+                # Another process may be at it, too: it gets its name when it is whole.
+                self._shared.mkdir(exist_ok=True)
+                part = self._shared / f"{digest}-{os.getpid()}.part"
+                self._compile(source, part, flags, language, toolchain)
+                part.rename(shared)
+            # Each run has files of its own, which a test may change.
+            shutil.copyfile(shared, path)
             self._objects[key] = path
         return self._objects[key]
+
+    def _compile(
+        self,
+        source: str,
+        path: Path,
+        flags: tuple[str, ...],
+        language: Language,
+        toolchain: Toolchain,
+    ) -> None:
+        includes = [f"-I{folder}" for folder in (SOURCES, *libinfo.include_paths())]
+        compiler = toolchain.cxx if language == "c++" else toolchain.cc
+        standard = ["-std=c++17"] if language == "c++" else []
+        command = [compiler, *standard, *includes, *flags, "-c", "-x", language]
+        subprocess.run([*command, "-o", str(path), "-"], input=source, text=True, check=True)
 
     def cxx(
         self, source: str, *flags: str, toolchain: Toolchain = GCC, name: str = "object"

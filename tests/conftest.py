@@ -15,6 +15,8 @@ import pytest
 
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
+from processors import EMULATED
+from ran import pytest_terminal_summary as pytest_terminal_summary
 from refusal import Refusal
 from traced import TRACED
 
@@ -22,6 +24,12 @@ ADD = """
 #include "safe_call.h"
 EXPORT(add) { RETURN(INT(0) + INT(1)); }
 """
+
+
+def pytest_collection_finish() -> None:
+    """Let collections, of which tests make thousands, leave out what is there before the first."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -67,16 +75,17 @@ class Trace:
     """What the sources that include trace.h appended since the last call of `take`."""
 
     def __init__(self) -> None:
-        self._events = (ctypes.c_int64 * 4096)()
+        self._events = (ctypes.c_int64 * 65536)()
+        self._taken = 0
 
     @property
     def address(self) -> int:
         return ctypes.addressof(self._events)
 
     def take(self) -> list[int]:
-        count = self._events[0]
-        self._events[0] = 0
-        return self._events[1 : count + 1]
+        # Only what appends changes the count, from any thread.
+        before, self._taken = self._taken, self._events[0]
+        return self._events[before + 1 : self._taken + 1]
 
 
 @pytest.fixture
@@ -88,6 +97,9 @@ def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
 
 
 RunScript = Callable[..., str]
+SLOWER = 8 if EMULATED else 1
+# CPython warns of a fork beside other threads, since 3.12, which is what scripts are about.
+FORK_WITH_THREADS = "ignore:This process (pid=:DeprecationWarning"
 
 
 @pytest.fixture
@@ -98,10 +110,10 @@ def run_script(tmp_path: Path) -> RunScript:
         path = tmp_path / "script.py"
         path.write_text(source)
         result = subprocess.run(
-            [sys.executable, str(path), *map(str, args)],
+            [sys.executable, "-W", FORK_WITH_THREADS, str(path), *map(str, args)],
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=timeout * SLOWER,
             env={**os.environ, **env},
         )
         assert (result.returncode, result.stderr) == (0, ""), result.stdout + result.stderr

@@ -7,14 +7,16 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from processors import PROCESSOR
+
 SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 3, 4, 8, 9
 SHT_INIT_ARRAY, SHT_GROUP, SHT_RELR, SHT_CREL = 14, 17, 19, 0x40000014
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_GROUP, SHF_TLS = 1, 2, 4, 0x200, 0x400
 STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
 STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION = 0, 1, 2, 3
-R_X86_64_NONE, R_X86_64_64, R_X86_64_PC32, R_X86_64_GOTPCREL64 = 0, 1, 2, 28
+ABSOLUTE_64, RELATIVE_32 = PROCESSOR.absolute_64, PROCESSOR.relative_32
 SHN_ABS = 0xFFF1
-RETURN = b"\x31\xc0\xc3".ljust(16, b"\x90")  # xor %eax, %eax; ret
+RETURN = PROCESSOR.return_nothing.ljust(16, b"\x90")
 
 
 @dataclass
@@ -45,7 +47,7 @@ def relocation(offset: int, symbol: int, kind: int, addend: int = 0) -> bytes:
     return struct.pack("<QQQ", offset, symbol << 32 | kind, addend % (1 << 64))
 
 
-def write(*sections: Section, machine: int = 62) -> bytes:
+def write(*sections: Section, machine: int = PROCESSOR.machine) -> bytes:
     """Return the object; `link` and `info` may be names of sections."""
     named = [*sections, Section(".shstrtab", SHT_STRTAB)]
     names = bytearray(b"\0")

@@ -11,6 +11,9 @@ import tvm_ffi
 
 import tvm_ffi_object_loader as tol
 
+# The base of tvm-ffi's classes, which has another name since 0.1.10.
+OBJECT = getattr(tvm_ffi.core, "CObject", tvm_ffi.Object)
+
 
 class Pair:
     def __init__(self, module: tvm_ffi.Module, dylib: tol.Dylib, name: str) -> None:
@@ -32,12 +35,12 @@ def plain(result: object) -> object:
     if isinstance(result, (tvm_ffi.Array, tvm_ffi.List, list, tuple)):
         return [plain(item) for item in result]
     if isinstance(result, (tvm_ffi.Map, dict)):
-        return {key: plain(item) for key, item in result.items()}
+        return [(plain(key), plain(item)) for key, item in result.items()]
     if isinstance(result, tvm_ffi.Tensor):
         try:
             return numpy.from_dlpack(result).tolist()
         except (BufferError, RuntimeError):  # of a type or on a device that NumPy lacks
             return (result.shape, result.dtype, result.device)
-    if isinstance(result, tvm_ffi.core.CObject) or type(result).__repr__ is object.__repr__:
+    if isinstance(result, OBJECT) or type(result).__repr__ is object.__repr__:
         return type(result)
     return re.sub(r" at 0x[0-9a-f]+", "", repr(result))

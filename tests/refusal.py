@@ -27,7 +27,7 @@ class Refusal:
         self, error: type[BaseException], *named: object
     ) -> Iterator[pytest.ExceptionInfo[BaseException]]:
         """Expect exactly `error`, with each of `named` in its message."""
-        functions, stats = self.dylib.functions, self.session.stats()
+        functions, stats = self.dylib.functions, self.session.stats().as_dict()
         dylibs = list(self.session.dylibs)
         with pytest.raises(error) as caught:
             yield caught
@@ -39,7 +39,7 @@ class Refusal:
         assert self.dylib.functions == functions
         assert list(self.session.dylibs) == dylibs
         for key in ("dylibs", "objects", "symbols", "bytes_code", "bytes_data"):
-            assert self.session.stats()[key] == stats[key]
+            assert self.session.stats().as_dict()[key] == stats[key]
         assert self.dylib["add"](1, 2) == 3
 
     def entry_points(self) -> list[Callable[[Any], object]]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import importlib
 import inspect
@@ -10,7 +11,9 @@ import os
 import pathlib
 import pkgutil
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import tvm_ffi
@@ -18,21 +21,38 @@ import tvm_ffi
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
 from conftest import RunScript
+from releases import has
 
 NAMES = [
     "DuplicateSymbolError",
     "Dylib",
+    "DylibStats",
+    "FrozenCacheError",
     "FunctionNotFoundError",
+    "Holders",
+    "Inspection",
     "LinkError",
+    "LoadAllError",
+    "Location",
+    "ObjectCache",
     "ObjectFormatError",
     "ObjectLoader",
     "ObjectLoaderError",
+    "OrcjitRegistration",
     "Session",
     "SessionClosedError",
+    "SessionStats",
+    "Symbol",
     "UndefinedSymbolError",
     "__version__",
+    "build_object",
     "default_session",
+    "inspect",
+    "load_inline",
     "load_module",
+    "object_key",
+    "register_as_orcjit",
+    "symbolize",
 ]
 
 
@@ -54,7 +74,7 @@ def test_parameters() -> None:
     assert list(parameters(tol.Session.create_dylib)) == ["self", "name", "link_order"]
     for method in (tol.Session.load, tol.Session.load_module):
         found = parameters(method)
-        options = ["name", "link_order", "whole_archive"]
+        options = ["name", "link_order", "whole_archive", "replace"]
         assert list(found) == ["self", "objects", *options]
         assert all(found[name].kind is inspect.Parameter.KEYWORD_ONLY for name in options)
     for load in (tol.Dylib.load, tol.ObjectLoader.load):
@@ -63,7 +83,9 @@ def test_parameters() -> None:
         assert found["whole_archive"].kind is inspect.Parameter.KEYWORD_ONLY
     assert list(parameters(tol.Dylib.get_function)) == ["self", "name"]
     assert list(parameters(tol.Dylib.lookup)) == ["self", "symbol"]
-    assert list(parameters(tol.load_module)) == ["objects", "whole_archive"]
+    assert list(parameters(tol.load_module)) == ["objects", *options]
+    assert list(parameters(tol.ObjectLoader)) == ["name", "session", "link_order"]
+    assert list(parameters(tol.Session)) == ["name", "libraries", "debug", "profile"]
     assert parameters(tol.Session)["name"].default is None
 
 
@@ -163,7 +185,7 @@ def test_the_default_session(add_object: Path) -> None:
     default = tol.default_session()
     assert default is tol.default_session()
     module = tol.load_module(add_object)
-    assert default.stats()["dylibs"] >= 1
+    assert default.stats().dylibs >= 1
     with pytest.raises(tol.ObjectLoaderError, match="default session"):
         default.close()
     assert not default.closed
@@ -221,10 +243,10 @@ def test_errors_can_be_pickled() -> None:
     assert str(copied) == str(error)
 
 
-def test_every_public_thing_has_a_docstring() -> None:
+def test_every_public_thing_has_a_docstring_and_every_name_an_example() -> None:
     for name in set(NAMES) - {"__version__"}:
         public = getattr(tol, name)
-        assert inspect.getdoc(public), name
+        assert ">>> " in (inspect.getdoc(public) or ""), name
         for member, value in vars(public).items() if inspect.isclass(public) else ():
             if not member.startswith("_") and (callable(value) or isinstance(value, property)):
                 assert inspect.getdoc(value), f"{name}.{member}"
@@ -242,6 +264,8 @@ def test_docstring_examples_run(
     for info in pkgutil.iter_modules(tol.__path__):
         if info.name in {"__main__", "_native"}:
             continue
+        if info.name == "inline" and not has("objects of its build_inline"):
+            continue
         module = importlib.import_module(f"tvm_ffi_object_loader.{info.name}")
         result = doctest.testmod(module, extraglobs={"pathlib": pathlib}, raise_on_error=False)
         assert result.failed == 0
@@ -249,3 +273,59 @@ def test_docstring_examples_run(
     assert doctest.testmod(tol).failed == 0
     assert attempted > 20
     assert os.getcwd() == str(tmp_path)  # noqa: PTH109
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s, d: tol.Session(cast("str", 5)), "a session's name must be a str, not int: 5"),
+        (lambda s, d: s.create_dylib(5), "a dylib's name must be a str, not int: 5"),
+        (lambda s, d: s.load(b"", name=b"x"), "a dylib's name must be a str, not bytes: b'x'"),
+        (
+            lambda s, d: tol.ObjectLoader(cast("str", Path("x.o"))),
+            "name must be a str, not PosixPath: objects",
+        ),
+        (lambda s, d: d.get_function(5), "a function's name must be a str, not int: 5"),
+        (lambda s, d: d[None], "a function's name must be a str, not NoneType: None"),
+        (lambda s, d: d.lookup(5), "a symbol must be a str, not int: 5"),
+        (lambda s, d: d.load(b"", whole_archive="no"), "whole_archive must be True or False"),
+        (lambda s, d: s.load(b"", whole_archive=1), "whole_archive must be True or False"),
+    ],
+)
+def test_arguments_of_another_type_are_said(
+    session: tol.Session, call: Callable[[Any, Any], object], message: str
+) -> None:
+    dylib = session.create_dylib("of the test")
+    with pytest.raises(TypeError) as caught:
+        call(session, dylib)
+    assert str(caught.value).startswith(message)
+    assert list(session.dylibs) == ["of the test"]
+
+
+def test_names_with_null_characters_are_shown_whole(session: tol.Session) -> None:
+    dylib = session.create_dylib("a\0b")
+    assert session["a\0b"] == dylib
+    for call in (lambda: session.create_dylib("a\0b"), lambda: dylib.get_function("x\0y")):
+        with pytest.raises(tol.ObjectLoaderError) as caught:
+            call()
+        assert "'a\\0b'" in str(caught.value)
+    assert "'x\\0y'" in str(caught.value)
+    with pytest.raises(tol.UndefinedSymbolError) as undefined:
+        dylib.lookup("p\0q")
+    assert "p\\0q" in str(undefined.value)
+    assert undefined.value.symbols == ("p\0q",)
+
+
+def test_a_missing_function_is_an_attribute_error_in_full(session: tol.Session) -> None:
+    dylib = session.create_dylib()
+    for look_up in (dylib.get_function, dylib.__getitem__):
+        with pytest.raises(AttributeError) as caught:
+            look_up("absent")
+        assert isinstance(caught.value, tol.FunctionNotFoundError)
+        assert (caught.value.name, caught.value.obj) == ("absent", dylib)
+
+
+def test_what_is_loaded_is_not_copied(session: tol.Session) -> None:
+    for one in (session, session.create_dylib(), tol.ObjectLoader(session=session)):
+        assert copy.copy(one) is one
+        assert copy.deepcopy([one])[0] is one

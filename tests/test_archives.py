@@ -16,6 +16,7 @@ import tvm_ffi
 import tvm_ffi_object_loader as tol
 from compilation import CLANG, Compiler
 from conftest import RunScript, Trace
+from processors import OTHER
 from refusal import Refusal
 
 LLVM_AR = shutil.which(f"llvm-ar{Path(CLANG.cc).name.removeprefix('clang')}") if CLANG else None
@@ -98,7 +99,7 @@ def test_members_are_pulled_in_on_demand(
     events, ours, dlopened = compare(session, compile, trace, [user, archive])
     assert events == [1, 2, 3, 4]
     assert ours["use"](1) == dlopened.use(1) == 301
-    assert session.stats()["objects"] == 4
+    assert session.stats().objects == 4
     with pytest.raises(tol.UndefinedSymbolError):
         ours.lookup("unused")
 
@@ -187,6 +188,42 @@ def test_a_weak_reference_pulls_nothing(
     assert ours["use"]() == dlopened.use() == -1
     _, ours, dlopened = compare(session, compile, trace, [weak, strong, archive])
     assert ours["use"]() == dlopened.use() == 2
+
+
+PROFILED = """
+#include "safe_call.h"
+__attribute__((section("__llvm_prf_data"), used)) static int64_t data = 5;
+EXPORT(NAME) { RETURN(data); }
+"""
+PROFILE_RUNTIME = """
+#include "trace.h"
+int __llvm_profile_runtime;
+__attribute__((constructor)) static void start(void) { trace(77); }
+"""
+
+
+@pytest.mark.parametrize("within", ["an object", "a member"])
+def test_the_runtime_for_profiles_is_pulled_in_though_nothing_refers_to_it(
+    session: tol.Session, compile: Compiler, trace: Trace, make_archive: MakeArchive, within: str
+) -> None:
+    """clang's driver sees to it where it links: -u __llvm_profile_runtime."""
+    runtime = make_archive(compile(PROFILE_RUNTIME))
+    user = compile(PROFILED.replace("NAME", "used"))
+    if within == "a member":
+        user = make_archive(user)
+    assert session.load([user, runtime])["used"]() == 5
+    assert trace.take() == [77]
+    assert (
+        session.load([user])["used"]() == 5
+    )  # and where there is none, the profile is not written
+    plain = compile(PROFILED.replace("NAME", "used").replace("__llvm_prf_data", "other"))
+    dylib = session.load([plain, runtime])
+    assert dylib["used"]() == 5
+    assert trace.take() == []
+    # Once, though each of two loads counts.
+    first = session.load([compile(PROFILED.replace("NAME", "used")), runtime])
+    first.load([compile(PROFILED.replace("NAME", "again")), runtime])
+    assert trace.take() == [77]
 
 
 def test_common_symbols(
@@ -424,7 +461,7 @@ def test_a_symbol_that_two_members_define(
 
 FOREIGN_FLAGS = {
     "bitcode": ("-flto",),
-    "AArch64": ("--target=aarch64-linux-gnu",),
+    OTHER.name: (f"--target={OTHER.triple}",),
     "i386": ("--target=i386-linux-gnu",),
     "big-endian": ("--target=s390x-linux-gnu",),
     "Mach-O": ("--target=x86_64-apple-darwin",),

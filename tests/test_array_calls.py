@@ -23,6 +23,7 @@ from tvm_ffi import core, libinfo
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
 from outcomes import Pair, outcome
+from releases import needs
 
 CALLEE = """
 #include <tvm/ffi/container/array.h>
@@ -287,6 +288,7 @@ def test_an_array_that_is_returned_outlives_its_last_name(pairs: dict[str, Pair]
     assert gone() is None
 
 
+@needs("containers that belong to a framework")
 def test_a_container_gives_out_arrays_of_the_framework(pairs: dict[str, Pair]) -> None:
     framework = Framework("framework", gives_arrays=True)
     array = tvm_ffi.convert([tvm_ffi.from_dlpack(numpy.arange(2)), 5])

@@ -140,12 +140,26 @@ def test_readme_gets_the_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert readme.read_text() == around.format(table + "\n")
 
 
+def test_what_names_cost_a_load_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = {report.OURS: 1010.0, targets.WITHOUT_NAMES: 1000.0}
+    spreads = {name: interleave.spread([value]) for name, value in counted.items()}
+    shown = document(record("load/c", 1))
+    shown["callgrind"] = {"commit_info": {"id": "0"}, "counts": {"names_c": spreads}}
+    section = write(tmp_path, monkeypatch, shown).split("\n## Instructions\n")[1]
+    assert line(section, "names_c").startswith(f"| names_c | {report.OURS} | 1,010")
+    assert re.search(rf"\| {targets.WITHOUT_NAMES} \| 1,000.* \| 1\.01 \| ≤1\.02 \|", section)
+    assert "names by address" in section
+    shown["callgrind"]["counts"] = {}
+    assert "names by address" not in write(tmp_path, monkeypatch, shown)
+
+
 def test_the_peers_that_are_installed_are_those_of_the_extra() -> None:
     requirements = (ROOT / "bench" / "requirements.txt").read_text().splitlines()
     listed = {each for each in requirements if not each.startswith("#")}
     extra = re.search(r"^bench = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
     assert extra is not None
-    assert listed == {*re.findall(r'"(.+?)"', extra[1]), "torch"}
+    large = {"apache-tvm", "nvidia-cutlass-dsl", "torch"}
+    assert listed == {*re.findall(r'"(.+?)"', extra[1]), *large}
 
 
 def test_the_committed_report_is_of_the_committed_results(

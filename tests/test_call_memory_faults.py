@@ -100,7 +100,7 @@ int64_t Touch(int64_t first, int64_t last) {
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(touch, Touch);
 """
 SCRIPT = """
-import ctypes, gc, sys, threading
+import ctypes, gc, sys, threading, time
 import tvm_ffi
 import tvm_ffi_object_loader as tol
 
@@ -108,6 +108,7 @@ fail = ctypes.CDLL(None).fail_mallocs
 content = open(sys.argv[1], "rb").read()
 session = tol.Session()
 outcomes = {}
+gc.freeze()  # what is here stays, and costs each collection time
 
 
 def attempt(name, call):
@@ -134,7 +135,7 @@ def attempt(name, call):
             gc.collect()
             if name == "create":  # the code of what can't be given back stays
                 continue
-            assert session.stats()["retained"] == session.stats()["bytes_code"] == 0, (name, first)
+            assert session.stats().retained == session.stats().bytes_code == 0, (name, first)
 
 
 def in_new_thread(call):
@@ -159,9 +160,14 @@ for first in range(1, 8):
     assert in_new_thread(lambda: dylib["touch"](first, first + 1)) == 42
     del dylib
 gc.collect()
-assert session.stats()["retained"] == session.stats()["bytes_code"] == 0
+# A thread that Python has joined may not have come to its end yet.
+for _ in range(30_000):
+    if session.stats().retained == 0:
+        break
+    time.sleep(0.001)
+assert session.stats().retained == session.stats().bytes_code == 0
 attempt("create", lambda dylib, *which: dylib["create"](*which))
-assert session.stats()["retained"] < 10
+assert session.stats().retained < 10
 for name, seen in outcomes.items():
     print(name + ":", *sorted(seen))
 """
@@ -183,6 +189,8 @@ def test_keeping_code_needs_memory_that_is_not_there(
     lines = run_script(SCRIPT, path, LD_PRELOAD=str(failing_malloc)).splitlines()
     outcomes = dict(line.split(": ") for line in lines)
     assert outcomes.pop("error") == "MemoryError ValueError"
+    # Whether tvm-ffi's own allocations fail differs. What it has made already is handed over.
     for name in ("create", "global"):
-        assert outcomes.pop(name) in ("MemoryError bad_alloc value", "MemoryError value")
-    assert set(outcomes.values()) == {"MemoryError value"}
+        seen = set(outcomes.pop(name).split())
+        assert {"value"} <= seen <= {"value", "MemoryError", "bad_alloc"}
+    assert set(outcomes.values()) == {"MemoryError value"}, outcomes

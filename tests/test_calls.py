@@ -13,6 +13,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -406,10 +407,15 @@ def test_an_exception_of_a_callback_comes_through(results: dict[str, Pair]) -> N
 
 @pytest.mark.parametrize("release_gil", [True, False])
 def test_a_signal_during_the_call(results: dict[str, Pair], release_gil: bool) -> None:
-    for function in (results["interrupted"].dlopened, results["interrupted"].loaded):
-        function.release_gil = release_gil
-        with pytest.raises(KeyboardInterrupt):
-            function()
+    # It is ignored where the tests run in the background.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for function in (results["interrupted"].dlopened, results["interrupted"].loaded):
+            function.release_gil = release_gil
+            with pytest.raises(KeyboardInterrupt):
+                function()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_any_number_of_arguments(pairs: dict[str, Pair]) -> None:

@@ -12,6 +12,7 @@ import tvm_ffi
 
 import tvm_ffi_object_loader as tol
 from compilation import TOOLCHAINS, Compiler, Toolchain
+from processors import PROCESSOR
 
 CALLS: dict[str, list[tuple[str, tuple[int, ...]]]] = {
     "constructs.c": [
@@ -44,7 +45,7 @@ FLAGS_FOR_C: list[tuple[str, ...]] = [
     ("-O2",),
     ("-Os", "-fPIC"),
     ("-O2", "-fno-plt", "-fPIC"),
-    ("-O2", "-fstack-protector-all", "-fcf-protection=full", "-fPIC"),
+    ("-O2", "-fstack-protector-all", PROCESSOR.branch_protection, "-fPIC"),
     ("-O2", "-fno-asynchronous-unwind-tables", "-fPIC"),
 ]
 
@@ -132,17 +133,12 @@ def test_many_sections(session: tol.Session, compile: Compiler, toolchain: Toolc
 
 
 def test_an_object_of_assembler(session: tol.Session, compile: Compiler) -> None:
-    source = """
+    source = f"""
         .text
         .globl __tvm_ffi_answer
         .type __tvm_ffi_answer, @function
     __tvm_ffi_answer:
-        movl $1, (%rcx)
-        movl $0, 4(%rcx)
-        movq answer(%rip), %rax
-        movq %rax, 8(%rcx)
-        xorl %eax, %eax
-        ret
+        {PROCESSOR.answer}
         .data
     answer: .quad 42
         .section .note.GNU-stack, "", @progbits

@@ -13,6 +13,7 @@ import pytest
 
 import tvm_ffi_object_loader as tol
 from compilation import CLANG, GCC, TOOLCHAINS, Compiler, Toolchain
+from frames import FRAMES
 
 pytestmark = pytest.mark.matrix
 
@@ -80,7 +81,7 @@ def end(compile: Compiler, marks: str = ".long 0", kind: str = "@progbits") -> P
     return compile(SECTION.format(kind, marks), language="assembler", name="end")
 
 
-@pytest.mark.parametrize("kind", ["@progbits", "@0x70000001"], ids=["PROGBITS", "UNWIND"])
+@pytest.mark.parametrize("kind", ["@progbits", FRAMES.section_type], ids=["PROGBITS", "UNWIND"])
 @pytest.mark.parametrize("marks", MARKS)
 @pytest.mark.parametrize("order", ["eab", "aeb", "abe", "eaebe", "eeab", "ebea"])
 @pytest.mark.parametrize("toolchain", TOOLCHAINS, ids=lambda toolchain: toolchain.name)
@@ -154,7 +155,7 @@ __asm__(".pushsection .eh_frame, \\"a\\", KIND\\n MARKS\\n .popsection");
 def test_an_object_whose_own_records_follow_the_end(
     session: tol.Session, compile: Compiler, toolchain: Toolchain, company: str, marks: str
 ) -> None:
-    kind = "@progbits" if toolchain is GCC else "@0x70000001"
+    kind = "@progbits" if toolchain is GCC else FRAMES.section_type
     mark = MARK_OF_ITS_OWN.replace("KIND", kind).replace("MARKS", MARKS[marks])
     odd = thrower(compile, "a", toolchain=toolchain, text=mark + THROWER)
     b, c = (thrower(compile, name) for name in "bc")
@@ -265,12 +266,10 @@ THROUGH = """
     .type through_{name}, @function
 through_{name}:
 .Lbegin_{name}:
-    subq $8, %rsp
+    {frames.enter}
 .Lafter_push_{name}:
-    movq %rdi, %rax
-    movq %rsi, %rdi
-    call *%rax
-    addq $8, %rsp
+    {frames.call}
+    {frames.leave}
     ret
 .Lend_{name}:
     .size through_{name}, . - through_{name}
@@ -330,7 +329,7 @@ def records(
     `size` of the augmentation's `data` is None where the letters begin with no z; `augmentation`
     is the record's own. `pointer` gives begin and length of the function.
     """
-    return_address = ".byte 16" if version == 1 else ".uleb128 16"
+    return_address = f".{'byte' if version == 1 else 'uleb128'} {FRAMES.return_address}"
     address = ".byte 8, 0" if version == 4 else ""
     length = "" if size is None else f".uleb128 {size}"
     return f"""
@@ -348,7 +347,7 @@ def records(
     {return_address}
     {length}
     {data}
-    .byte 0x0c, 7, 8, 0x90, 1
+    .byte {FRAMES.at_entry}
     .balign 8
 .Lcommon_end_{name}:
     .long .Lrecord_end_{name} - .Lrecord_start_{name}
@@ -356,7 +355,7 @@ def records(
     .long .Lrecord_start_{name} - .Lcommon_{name}
     {pointer}
     {augmentation}
-    .byte 0x40 + .Lafter_push_{name} - .Lbegin_{name}, 0x0e, 16
+    .byte 0x40 + .Lafter_push_{name} - .Lbegin_{name}, {FRAMES.entered}
     .balign 8
 .Lrecord_end_{name}:
     .text
@@ -434,7 +433,7 @@ def through(shape: str, name: str, version: int = 1, binding: str = "globl", **m
     letters, size, data, pointer, augmentation = SHAPES[shape]
     needed = DW_REF if "DW.ref" in data else ""
     of_it = records(name, letters, size, data, pointer.format(name), augmentation, version, **more)
-    return THROUGH.format(name=name, binding=binding) + of_it + needed + NO_STACK
+    return THROUGH.format(name=name, frames=FRAMES, binding=binding) + of_it + needed + NO_STACK
 
 
 def caller(compile: Compiler, name: str, *, text: str = "", toolchain: Toolchain = GCC) -> Path:
@@ -451,11 +450,9 @@ def caller(compile: Compiler, name: str, *, text: str = "", toolchain: Toolchain
 
 def reference(compile: Compiler, name: str) -> list[Path]:
     """Return objects that do the same, with the assembler's own records."""
-    text = THROUGH.format(name=name, binding="globl")
+    text = THROUGH.format(name=name, frames=FRAMES, binding="globl")
     text = text.replace(f".Lbegin_{name}:\n", " .cfi_startproc\n")
-    text = text.replace(
-        f".Lafter_push_{name}:\n", f".Lafter_push_{name}:\n .cfi_def_cfa_offset 16\n"
-    )
+    text = text.replace(f".Lafter_push_{name}:\n", f".Lafter_push_{name}:\n {FRAMES.cfi_entered}\n")
     text = text.replace("    ret\n", "    ret\n .cfi_endproc\n") + NO_STACK
     return [caller(compile, name), compile(text, language="assembler")]
 
@@ -518,21 +515,19 @@ def test_shapes_of_records_after_a_partial_link(
     agree(session, compile, [merged], "ab", [*reference(compile, "a"), b])
 
 
-SIGNAL_FRAME = """
+SIGNAL_FRAME = f"""
     .text
     .globl through_a
     .type through_a, @function
 through_a:
     .cfi_startproc
     .cfi_signal_frame
-    subq $8, %rsp
-    .cfi_def_cfa_offset 16
-    movq %rdi, %rax
-    movq %rsi, %rdi
-    call *%rax
+    {FRAMES.enter}
+    {FRAMES.cfi_entered}
+    {FRAMES.call}
     nop
-    addq $8, %rsp
-    .cfi_def_cfa_offset 8
+    {FRAMES.leave}
+    {FRAMES.cfi_left}
     ret
     .cfi_endproc
     .size through_a, . - through_a
@@ -592,7 +587,7 @@ def test_tables_that_a_partial_link_keeps_apart(
 
 
 @pytest.mark.parametrize("order", ["eab", "aeb", "abe", "eaebe"])
-@pytest.mark.parametrize("kind", ["@progbits", "@0x70000001", "@nobits"])
+@pytest.mark.parametrize("kind", ["@progbits", FRAMES.section_type, "@nobits"])
 def test_an_empty_table(session: tol.Session, compile: Compiler, order: str, kind: str) -> None:
     empty = end(compile, "", kind)
     throwers = {name: thrower(compile, name) for name in "ab"}

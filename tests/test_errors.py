@@ -13,6 +13,7 @@ import tvm_ffi
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
 from conftest import ADD
+from processors import PROCESSOR
 from refusal import Refusal
 
 PLAIN = "int plain(int n) { return n + 1; }\n"
@@ -123,7 +124,9 @@ def test_duplicate_symbol_is_demangled(refusal: Refusal, compile: Compiler) -> N
 def test_relocation_out_of_range(refusal: Refusal, compile: Compiler) -> None:
     far = compile(".globl far_away\nfar_away = 0x123456789abcdef0\n", language="assembler")
     near = compile(
-        ".text\n.globl near\nnear:\nmovl $far_away, %eax\nret\n", language="assembler", name="near"
+        f".text\n.globl near\nnear:\n{PROCESSOR.near_access}\nret\n".replace("SYMBOL", "far_away"),
+        language="assembler",
+        name="near",
     )
     with refusal.of(tol.LinkError, near, "far_away", "-fPIC"):
         refusal.dylib.load([far, near])

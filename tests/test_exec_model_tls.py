@@ -19,6 +19,7 @@ import pytest
 
 from compilation import TOOLCHAINS, Compiler, Toolchain
 from conftest import RunScript
+from processors import PROCESSOR
 
 pytestmark = pytest.mark.matrix
 
@@ -29,7 +30,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "PIE, no PLT": ("-fPIE", "-fno-plt"),
     "fixed": ("-fno-pic",),
     "general dynamic": ("-fPIC",),
-    "descriptors": ("-fPIC", "-mtls-dialect=gnu2"),
+    "descriptors": ("-fPIC", PROCESSOR.descriptors),
 }
 EXEC = [name for name in MODELS if name not in ("general dynamic", "descriptors")]
 every_toolchain = pytest.mark.parametrize(

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import tvm_ffi_object_loader as tol
 from compilation import Compiler
+from conftest import Trace
 
 PRINTS = """
 #include "safe_call.h"
@@ -159,7 +162,7 @@ def test_an_exception_while_the_interpreter_ends(prints: Path) -> None:
 @pytest.mark.parametrize(
     "work",
     [
-        "module.sleep()",
+        "sleep()",
         "add(1, 2)",
         "tol.Session().load(quiet)",
         "session.load(quiet)['add'](1, 2)",
@@ -179,23 +182,87 @@ def test_daemon_threads_at_work_when_the_process_ends(
     script = f"""
 quiet, library = sys.argv[2:]
 session = tol.Session()
-module = tvm_ffi.load_module(path)
+# tvm-ffi's own functions, such as one that finds it, abort where Python ends a thread in them.
+sleep = tvm_ffi.load_module(path).sleep
 add = session.load(quiet)["add"]
+
+
+begun = []
 
 
 def run():
     while True:
+        begun.append(True)
         {work}
 
 
 for _ in range(4):
     threading.Thread(target=run, daemon=True).start()
-time.sleep(0.2)
+while len(begun) < {4 if "sleep" in work else 100}:
+    time.sleep(0.001)
 """
     for _ in range(3):
         code, out, err = end(script, prints, quiet, library)
         assert (code, err) == (0, "")
         assert out == ENDED
+
+
+THROWS_AT_UNLOAD = """
+#include "safe_call.h"
+#include "trace.h"
+#include <cstdlib>
+#include <stdexcept>
+struct Throws {
+  ~Throws() noexcept(false) { trace(1); throw std::runtime_error("a destructor"); }
+};
+struct Fine { ~Fine() { trace(2); } };
+static Fine before;
+static Throws throws;
+static Fine after;
+static void handler() { trace(3); throw 4; }
+static void fine_handler() { trace(5); }
+static void* argument;
+extern "C" int __cxa_atexit(void (*)(void*), void*, void*);
+extern "C" void* __dso_handle;
+static void with_argument(void*) { trace(6); throw "a text"; }
+__attribute__((constructor)) static void init() {
+  atexit(fine_handler);
+  atexit(handler);
+  __cxa_atexit(with_argument, &argument, &__dso_handle);
+  atexit(fine_handler);
+}
+__attribute__((destructor)) static void fini1() { trace(7); throw 8; }
+__attribute__((destructor)) static void fini2() { trace(9); }
+__attribute__((destructor(200))) static void late1() { trace(10); throw 11; }
+__attribute__((destructor(200))) static void late2() { trace(12); }
+EXPORT(add) { RETURN(INT(0) + INT(1)); }
+"""
+
+
+def test_what_throws_at_unload_keeps_nothing_else_from_running(
+    compile: Compiler, session: tol.Session, trace: Trace, add_object: Path
+) -> None:
+    """A linked library ends the process where something throws that dlclose runs."""
+    throwing = compile.cxx(THROWS_AT_UNLOAD, "-O1", "-fPIC")
+    dylib = session.load(throwing)
+    assert dylib["add"](1, 2) == 3
+    assert trace.take() == []
+    dylib.close()
+    # GCC and Clang may have the objects' constructors in either order with init().
+    run = trace.take()
+    assert sorted(run) == [1, 2, 2, 3, 5, 5, 6, 7, 9, 10, 12]
+    assert {7, 9} == set(run[:2])
+    assert {10, 12} == set(run[-2:])
+    del dylib
+    assert session.stats().bytes_code == session.stats().retained == 0
+    # Dropped, not closed; and the session goes on.
+    assert session.load(throwing)["add"](1, 2) == 3
+    gc.collect()
+    assert sorted(trace.take()) == sorted(run)
+    assert session.load(add_object)["add"](1, 2) == 3
+
+    script = "module = tvm_ffi.load_module(path, keep_module_alive=False)\ndel module\ngc.collect()"
+    assert end(script, compile.link(throwing))[0] < 0  # by a signal
 
 
 def test_threads_that_are_in_a_load_while_the_loader_itself_is_torn_down(
@@ -227,7 +294,8 @@ def run():
 
 for _ in range(4):
     threading.Thread(target=run, daemon=True).start()
-time.sleep(0.25)
+while len(kept) < 4:
+    time.sleep(0.001)
 """
     first = f"import ctypes\nctypes.CDLL({str(lingers)!r})\n"
     for _ in range(3):

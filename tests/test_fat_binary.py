@@ -10,6 +10,7 @@ the registration functions of the CUDA runtime takes the place of libcudart and 
 from __future__ import annotations
 
 import ctypes
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -230,7 +231,6 @@ def test_without_the_runtime_its_functions_are_named(
         "__cudaUnregisterFatBinary",
     ]
     assert message[0] == f"{path}: undefined symbols:"
-    hint = '(in libcudart: load it first, ctypes.CDLL("libcudart.so", ctypes.RTLD_GLOBAL))'
     named = sorted(line.split(", used by")[0].strip() for line in message[1:5])
     assert named == symbols.split()
-    assert all(line.endswith(hint) for line in message[1:5])
+    assert re.match("4 of them are in the CUDA runtime, .*libcudart", message[-1])

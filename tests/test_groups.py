@@ -32,6 +32,7 @@ from elf_writer import (
     function,
     symbol,
 )
+from processors import PROCESSOR
 from refusal import Refusal
 
 pytestmark = pytest.mark.matrix
@@ -135,15 +136,14 @@ def test_hidden_thunks_are_each_dylibs_own(session: tol.Session, compile: Compil
 # Groups of one key whose contents differ.
 
 CONTENT = r"""
+#include "processor.h"
 #include "safe_call.h"
 #define TEXT_(...) #__VA_ARGS__
 #define TEXT(...) TEXT_(__VA_ARGS__)
 asm(".section .text.f, \"axG\", @progbits, KEY, comdat\n"
     "BINDING\n"
     ".type f, @function\n"
-    "f: movq state(%rip), %rax\n"
-    "addq more(%rip), %rax\n"
-    "ret\n"
+    "f:\n" TAKE(state) PLUS(more) "ret\n"
     ".section .data.f, \"awG\", @progbits, KEY, comdat\n"
     "state: .quad " TEXT(NUMBER) "\n"
     "more: .quad 1000\n"
@@ -391,7 +391,9 @@ LOCAL = (
     CONTENT
     + r"""
 #ifdef FROM_CODE
-EXPORT(sees) { int64_t seen; __asm__("movq state(%%rip), %0" : "=r"(seen)); RETURN(seen); }
+__asm__(".type see, @function\n see:\n" TAKE(state) "ret\n");
+int64_t see(void) __attribute__((visibility("hidden")));
+EXPORT(sees) { RETURN(see()); }
 #elif defined FROM_DATA
 __asm__(".data\n seen: .quad state\n .text\n");
 #elif defined FROM_ARRAY
@@ -461,10 +463,10 @@ TRACER = """
 void trace_event(int64_t event) { trace(event); }
 """
 HOOK = r"""
+#include "processor.h"
 __asm__(".section .text.hook, \"axG\", @progbits, KEY\n"
     "VISIBLE\n"
-    "hook: movl $NUMBER, %edi\n"
-    "jmp trace_event@PLT\n"
+    "hook:\n" PASS(NUMBER) GO(trace_event)
     ".section SECTION, \"awG\", @TYPE, KEY\n"
     ".balign 8\n"
     ".quad hook\n"
@@ -638,7 +640,7 @@ FLAGS = [
     "-O2 -fno-asynchronous-unwind-tables",
     "-O2 -fno-inline -ffunction-sections -fdata-sections",
     "-O2 -fno-inline -fpatchable-function-entry=2",
-    "-O2 -fno-inline -fcf-protection",
+    f"-O2 -fno-inline {PROCESSOR.branch_protection}",
     "-O2 -fno-inline -mcmodel=large",
     "-O2 -fno-inline -fvisibility-inlines-hidden",
     "-O2 -fno-inline -fno-plt -fno-semantic-interposition",
@@ -764,10 +766,11 @@ def test_exceptions_through_functions_of_dropped_and_kept_groups(
 # .gnu.linkonce.*, what there was before groups.
 
 ONCE = r"""
+#include "processor.h"
 #include "safe_call.h"
 __asm__(".section CODE\n"
         ".globl f\n .type f, @function\n"
-        "f: leaq v(%rip), %rax\n movq (%rax), %rax\n addq $NUMBER, %rax\n ret\n"
+        "f:\n" TAKE(v) PLUS_VALUE(NUMBER) "ret\n"
         ".section DATA\n"
         ".globl v\n .hidden v\n v: .quad 10 * NUMBER\n"
         ".text\n");
@@ -793,6 +796,30 @@ def test_linkonce_sections_count_once(
     objects = [once(compile, n, ONCE_CODE, ONCE_DATA, toolchain) for n in (1, 2, 3)]
     names = ["run1", "run2", "run3"]
     assert compared(session, compile, together, objects, names) == [11] * 3
+
+
+@both_makes
+@pytest.mark.parametrize("order", ["group first", "group last"])
+def test_a_linkonce_section_and_a_group_of_one_section_are_the_same(
+    session: tol.Session, compile: Compiler, order: str, toolchain: Toolchain
+) -> None:
+    codes = [(GROUP_CODE, GROUP_DATA), (ONCE_CODE, ONCE_DATA), (GROUP_CODE, GROUP_DATA)]
+    if order == "group last":
+        codes = codes[1:]
+    objects = [once(compile, n, *code, toolchain) for n, code in enumerate(codes, 1)]
+    names = [f"run{n}" for n in range(1, len(codes) + 1)]
+    assert compared(session, compile, True, objects, names) == [11] * len(codes)
+
+
+@both_makes
+def test_a_linkonce_section_gives_way_to_a_group_that_is_loaded(
+    session: tol.Session, compile: Compiler, toolchain: Toolchain
+) -> None:
+    objects = [
+        once(compile, 1, GROUP_CODE, GROUP_DATA, toolchain),
+        once(compile, 2, ONCE_CODE, ONCE_DATA, toolchain),
+    ]
+    assert compared(session, compile, False, objects, ["run1", "run2"]) == [11] * 2
 
 
 # Groups as no compiler writes them.

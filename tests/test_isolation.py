@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import ctypes
+import re
 
 import pytest
 
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
+from conftest import RunScript
 
 VALUE = """
 #include "safe_call.h"
@@ -147,6 +149,56 @@ def test_symbols_of_libraries_that_python_loaded_globally_are_found(
         session.load(user)
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     assert session.load(user)["nine"]() == 9
+
+
+OF_DEPENDENCIES = """
+#include "safe_call.h"
+#define WEAK extern __attribute__((weak))
+WEAK void LLVMGetVersion(unsigned*, unsigned*, unsigned*);
+WEAK const char* ZSTD_versionString(void);
+EXPORT(has_llvm) { RETURN(LLVMGetVersion != 0); }
+EXPORT(has_zstd) { RETURN(ZSTD_versionString != 0); }
+"""
+
+
+def test_libraries_that_only_the_extension_depends_on_are_not_bound_to(
+    compile: Compiler, run_script: RunScript
+) -> None:
+    """As for a linked library: unless somebody has opened them for all."""
+    script = """
+import ctypes, shutil, sys
+import tvm_ffi
+import tvm_ffi_object_loader as tol
+
+obj, linked, again, llvm = sys.argv[1:]
+session = tol.Session()
+
+
+def has(module):
+    return module.has_llvm(), module.has_zstd()
+
+
+def load():
+    return has(session.load_module(obj))
+
+
+assert load() == has(tvm_ffi.load_module(linked)) == (0, 0), load()
+named = session.create_dylib(link_order=[llvm])
+named.load(obj)
+assert named["has_llvm"]() == 1
+assert load() == (0, 0)
+ctypes.CDLL(llvm, mode=ctypes.RTLD_GLOBAL)
+assert load() == has(tvm_ffi.load_module(again))
+assert load()[0] == 1
+print("done")
+"""
+    maps = "import tvm_ffi_object_loader; print(open('/proc/self/maps').read())"
+    llvm = sorted(set(re.findall(r"/\S*libLLVM\S*", run_script(maps))))
+    if not llvm:
+        pytest.skip("the extension has LLVM in itself, and depends on no library but tvm-ffi's")
+    obj = compile(OF_DEPENDENCIES, "-O2", "-fPIC")
+    arguments = [obj, compile.link(obj), compile.link(obj), llvm[0]]
+    assert run_script(script, *arguments) == "done\n"
 
 
 WEAK = """

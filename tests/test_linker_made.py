@@ -16,6 +16,7 @@ import tvm_ffi
 import tvm_ffi_object_loader as tol
 from compilation import TOOLCHAINS, Compiler, Toolchain
 from conftest import Trace
+from processors import PROCESSOR, X86_64, only_on
 from refusal import Refusal
 
 pytestmark = pytest.mark.matrix
@@ -174,15 +175,15 @@ __attribute__((destructor)) static void destructor(void) { trace(AT(7)); }
 __attribute__((destructor(101))) static void last_destructor(void) { trace(AT(8)); }
 static void at_exit(void) { trace(AT(9)); }
 __attribute__((constructor)) static void registers(void) { atexit(at_exit); }
-__asm__(".section .init, \"ax\", @progbits\n call in_initPLT\n .text\n");
-__asm__(".section .fini, \"ax\", @progbits\n call in_finiPLT\n .text\n");
-__asm__(".section .init, \"ax\", @progbits\n call in_init_tooPLT\n .text\n");
-__asm__(".section .fini, \"ax\", @progbits\n call in_fini_tooPLT\n .text\n");
+__asm__(".section .init, \"ax\", %progbits\n CALL in_initPLT\n .text\n");
+__asm__(".section .fini, \"ax\", %progbits\n CALL in_finiPLT\n .text\n");
+__asm__(".section .init, \"ax\", %progbits\n CALL in_init_tooPLT\n .text\n");
+__asm__(".section .fini, \"ax\", %progbits\n CALL in_fini_tooPLT\n .text\n");
 EXPORT(NAME) { RETURN(INT(0) + BASE); }
 """
 LINKAGES = {
     "hidden": ('visibility("hidden"), used', ""),
-    "default": ("used", "@PLT"),
+    "default": ("used", PROCESSOR.by_table),
 }
 
 
@@ -192,9 +193,10 @@ def init(
     """An object that traces base + 1, base + 2, …, and whose function adds base."""
     attributes, plt = LINKAGES[linkage]
     source = INIT.replace("LINKAGE", attributes).replace("PLT", plt)
+    source = source.replace("CALL", PROCESSOR.call)
     for name in ("in_init_too", "in_init", "in_fini_too", "in_fini"):
         source = source.replace(name + "(", f"{name}{base}(").replace(
-            f"call {name}{plt}\\n", f"call {name}{base}{plt}\\n"
+            f"{PROCESSOR.call} {name}{plt}\\n", f"{PROCESSOR.call} {name}{base}{plt}\\n"
         )
     flags = flags or ("-O2", "-fPIC")
     return compile(source, *flags, f"-DBASE={base}", f"-DNAME=f{base}", toolchain=toolchain)
@@ -225,7 +227,9 @@ def as_dlopened(
 
 @both_makes
 @pytest.mark.parametrize("linkage", LINKAGES)
-@pytest.mark.parametrize("flags", ["-O0 -fPIC", "-O2 -fPIC", "-O2 -fPIC -fcf-protection"])
+@pytest.mark.parametrize(
+    "flags", ["-O0 -fPIC", "-O2 -fPIC", f"-O2 -fPIC {PROCESSOR.branch_protection}"]
+)
 def test_code_in_init_and_fini(
     session: tol.Session,
     compile: Compiler,
@@ -298,10 +302,12 @@ def test_code_in_init_sees_what_a_function_sees(
       trace((int64_t)__builtin_frame_address(0) % 16);
       number += ++of_the_thread;
     }
-    __asm__(".section .init, \"ax\", @progbits\n"
-            "pushq %rdi\n pushq %rsi\n call seen\n popq %rsi\n popq %rdi\n"
-            "jmp 1f\n ud2\n"
-            "1: .text\n");
+    #ifdef __x86_64__
+    #define CALL "pushq %rdi\n pushq %rsi\n call seen\n popq %rsi\n popq %rdi\n jmp 1f\n ud2\n"
+    #else
+    #define CALL "stp x0, x1, [sp, #-16]!\n bl seen\n ldp x0, x1, [sp], #16\n b 1f\n brk #1\n"
+    #endif
+    __asm__(".section .init, \"ax\", %progbits\n" CALL "1: .text\n");
     EXPORT(number) { RETURN(number); }
     """
     path = compile(source, toolchain=toolchain)
@@ -318,7 +324,7 @@ def test_an_object_of_nothing_but_code_in_init(
 ) -> None:
     called = compile('#include "trace.h"\nvoid called(void) { trace(8); }\n', toolchain=toolchain)
     caller = compile(
-        '__asm__(".section .init, \\"ax\\", @progbits\\n call called@PLT\\n .text");\n',
+        f'__asm__(".section .init, \\"ax\\", %progbits\\n {PROCESSOR.call} called\\n .text");\n',
         toolchain=toolchain,
     )
 
@@ -545,6 +551,7 @@ def test_symbols_that_a_linker_defines_around_those_of_several_objects(
 
 
 @both_makes
+@only_on(X86_64, "elsewhere compilers never ask for the distance to the table")
 def test_the_global_offset_table(
     session: tol.Session, compile: Compiler, toolchain: Toolchain
 ) -> None:
@@ -635,3 +642,49 @@ def test_own_variables_of_such_names(
     later.load(user)
     assert later["sum"]() == 321
     assert all(later.lookup(name) != of_the_executable(name) for name in names)
+
+
+@both_makes
+@only_on(X86_64, "elsewhere zero is as far away for compilers as for the loader")
+def test_a_weak_symbol_that_is_missing_where_code_takes_it_for_one_near_by(
+    session: tol.Session, compile: Compiler, toolchain: Toolchain
+) -> None:
+    """Zig asks so whether there is a dynamic section."""
+    source = """
+    #include "safe_call.h"
+    __asm__(".weak _DYNAMIC\\n.weak nowhere");
+    _Thread_local int64_t last;  // otherwise the load may lie so low that zero is near
+    EXPORT(address) { int64_t at; __asm__("lea SYMBOL(%%rip), %0" : "=r"(at)); RETURN(at); }
+    EXPORT(high) {
+      register int64_t at __asm__("r13");
+      __asm__("lea SYMBOL(%%rip), %0" : "=r"(at));
+      RETURN(at);
+    }
+    EXPORT(add) { RETURN(last += INT(0) + INT(1)); }
+    """
+    for symbol in ("_DYNAMIC", "nowhere"):
+        path = compile(source.replace("SYMBOL", symbol), toolchain=toolchain)
+        dylib = session.load(path)
+        assert (dylib["address"](), dylib["high"](), dylib["add"](3, 4)) == (0, 0, 7)
+
+
+@both_makes
+def test_the_header_tells_of_no_segments(
+    session: tol.Session, compile: Compiler, toolchain: Toolchain
+) -> None:
+    """Those who walk through them, as clang's runtime for profiles does, find the end at once."""
+    source = """
+    #include "safe_call.h"
+    #include <elf.h>
+    extern const Elf64_Ehdr __ehdr_start __attribute__((visibility("hidden")));
+    EXPORT(at) { RETURN(&__ehdr_start); }
+    EXPORT(magic) { RETURN(*(const int64_t*)__ehdr_start.e_ident); }
+    EXPORT(machine) { RETURN(__ehdr_start.e_machine * 16 + __ehdr_start.e_type); }
+    EXPORT(segments) { RETURN(__ehdr_start.e_phnum); }
+    """
+    path = compile(source, toolchain=toolchain)
+    dylib, second, module = session.load(path), session.load(path), compile.dlopen(path)
+    for name in ("magic", "machine"):
+        assert dylib[name]() == module.get_function(name)()
+    assert dylib["segments"]() == 0
+    assert dylib["at"]() != second["at"]()

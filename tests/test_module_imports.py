@@ -114,6 +114,129 @@ def test_a_library_that_is_not_the_root(session: tol.Session, compile: Compiler,
         assert [m.get_function("factor_70")() for m in library.imports] == [70]
 
 
+@pytest.fixture
+def made(compile: Compiler) -> Iterator[list[tvm_ffi.Module]]:
+    """Register a kind of module, ``test_counted``; return those that were made."""
+    made: list[tvm_ffi.Module] = []
+
+    def load(content: bytes) -> tvm_ffi.Module:
+        flags = ("-DFACTOR=3", f"-DNAME=made_{len(made)}")
+        made.append(compile.dlopen(compile(IMPORTED, *flags)))
+        return made[-1]
+
+    name = "ffi.Module.load_from_bytes.test_counted"
+    tvm_ffi.register_global_func(name, load, override=True)
+    yield made
+    tvm_ffi.remove_global_func(name)
+
+
+TREES = [
+    ([[1], []], [("_lib", None), ("test_counted", b"x")]),
+    ([[1], []], [("test_counted", b"x"), ("_lib", None)]),
+]
+
+
+@pytest.mark.parametrize("tree", TREES, ids=["the library is the root", "another is"])
+def test_parts_are_made_once_a_load(
+    session: tol.Session,
+    compile: Compiler,
+    made: list[tvm_ffi.Module],
+    tree: tuple[list[list[int]], list[tuple[str, bytes | None]]],
+) -> None:
+    obj = compile(USES_IMPORTS + library_bin(*tree))
+    dylib = session.load(obj)
+    first = dylib.module
+    assert first.same_as(dylib.module)
+    del first
+    second = dylib.module
+    assert second.same_as(dylib.module)
+    assert len(made) == 1
+    module = session.load_module(obj)
+    assert len(module.imports) == 1
+    assert len(made) == 2
+
+
+def test_a_root_that_nobody_holds_is_made_again(
+    session: tol.Session, compile: Compiler, made: list[tvm_ffi.Module]
+) -> None:
+    function = session.load(compile(USES_IMPORTS + library_bin(*TREES[1])), name="d")["context"]
+    made.clear()
+    assert len(session["d"].module.imports) == 1
+    assert function() == 1
+    assert len(made) == 1
+
+
+KEEPS_BYTES = """
+#include "safe_call.h"
+static TVMFFIObjectHandle kept, maker;
+EXPORT(set_maker) { maker = args[0].v_obj; TVMFFIObjectIncRef(maker); RETURN(0); }
+EXPORT(load) {
+  if (kept) TVMFFIObjectDecRef(kept);
+  kept = args[0].v_obj;
+  TVMFFIObjectIncRef(kept);
+  return TVMFFIFunctionCall(maker, 0, 0, ret);
+}
+static TVMFFIByteArray* bytes(void) { return (TVMFFIByteArray*)((char*)kept + 24); }
+EXPORT(address) { RETURN((intptr_t)bytes()->data); }
+EXPORT(size) { RETURN(bytes()->size); }
+EXPORT(last) { RETURN(bytes()->data[bytes()->size - 1]); }
+EXPORT(forget) { TVMFFIObjectDecRef(kept); kept = 0; RETURN(0); }
+"""
+
+
+@pytest.fixture
+def keeper(compile: Compiler) -> Iterator[tvm_ffi.Module]:
+    """Register a kind of module, ``test_kept``, whose loader keeps the bytes it was last given."""
+    keeper = compile.dlopen(compile(KEEPS_BYTES))
+    part = compile.dlopen(compile(IMPORTED, "-DFACTOR=2", "-DNAME=part"))
+    keeper.set_maker(tvm_ffi.convert(lambda: part))
+    name = "ffi.Module.load_from_bytes.test_kept"
+    tvm_ffi.register_global_func(name, keeper.get_function("load"), override=True)
+    yield keeper
+    tvm_ffi.remove_global_func(name)
+
+
+@pytest.mark.parametrize("size", [3, 300_000])
+def test_bytes_of_a_part_are_those_that_were_loaded(
+    session: tol.Session, compile: Compiler, keeper: tvm_ffi.Module, size: int
+) -> None:
+    content = bytes(size - 1) + b"z"
+    obj = compile(library_bin([[1], []], [("_lib", None), ("test_kept", content)]))
+    dylib = session.load(obj)
+    start = dylib.lookup("__tvm_ffi__library_bin")
+    assert start < keeper.address() < start + size + 100
+    assert keeper.size() == size
+    before = session.stats()
+    dylib.close()
+    assert session.stats().retained == 1
+    assert session.stats().bytes_constants == before.bytes_constants
+    assert keeper.last() == ord("z")
+    keeper.forget()
+    assert session.stats().retained == session.stats().bytes_constants == 0
+
+
+def test_bytes_of_a_part_outlive_a_load_that_fails(
+    session: tol.Session, compile: Compiler, keeper: tvm_ffi.Module
+) -> None:
+    parts: list[tuple[str, bytes | None]]
+    parts = [("_lib", None), ("test_kept", b"kept"), ("unheard_of", b"x")]
+    dylib = session.create_dylib()
+    obj = compile(USES_IMPORTS + library_bin([[1, 2], [], []], parts))
+    with pytest.raises(RuntimeError, match="unheard_of"):
+        dylib.load(obj)
+    assert keeper.last() == ord("t")
+    keeper.forget()
+    before = session.stats()
+    # Where nobody keeps the bytes, nothing is left of a load that fails.
+    parts[1] = ("unheard_of", b"kept")
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="unheard_of"):
+            dylib.load(compile(USES_IMPORTS + library_bin([[1, 2], [], []], parts)))
+    assert session.stats() == before
+    dylib.close()
+    assert session.stats().bytes_constants == session.stats().retained == 0
+
+
 def test_an_unknown_kind_of_import_names_its_loader(
     session: tol.Session, compile: Compiler
 ) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,9 +226,6 @@ def test_a_module_sees_later_loads(session: tol.Session, compile: Compiler) -> N
     assert dylib.module.later() == 6
 
 
-@pytest.mark.skipif(
-    bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="all functions are tvm-ffi's own"
-)
 def test_functions_of_a_module_are_those_of_the_dylib(
     session: tol.Session, add_object: Path
 ) -> None:
@@ -243,12 +239,22 @@ def test_functions_of_a_module_are_those_of_the_dylib(
         loader.module,
         session.load_module(add_object),
         tol.load_module(add_object),
+        tvm_ffi.load_module(add_object),
+        tvm_ffi.load_module(add_object, keep_module_alive=False),
     ):
+        assert type(module) is tvm_ffi.Module
         for function in (module.get_function("add"), module["add"], module.add):
             assert type(function) is fast
             assert function(1, 2) == 3
         assert module.add is module.add
-    assert type(tvm_ffi.load_module(add_object).get_function("add")) is tvm_ffi.Function
+
+
+def test_functions_of_other_modules_stay_as_they_are(compile: Compiler, add_object: Path) -> None:
+    module = compile.dlopen(add_object)
+    assert type(module.get_function("add")) is tvm_ffi.Function
+    assert module["add"](1, 2) == module.get_function(name="add", query_imports=True)(1, 2) == 3
+    with pytest.raises(AttributeError, match="absent"):
+        module.get_function("absent")
 
 
 ASPECTS: list[Callable[[tvm_ffi.Module], object]] = [
@@ -306,27 +312,41 @@ def test_functions_of_imports_are_found(
 
 
 def test_a_function_that_somebody_has_is_left_to_them(add_object: Path) -> None:
-    held = tvm_ffi.load_module(add_object).get_function("add")
+    # As tvm-ffi gives it, which is what others may have got before.
+    plain = tvm_ffi.Module.get_function.__wrapped__  # type: ignore[attr-defined]
+    held = plain(tvm_ffi.load_module(add_object), "add")
+    assert type(held) is tvm_ffi.Function
     assert _native.fast_function(held) is held
+    assert _native.fast_function((lambda: held)()) is held
     assert held(1, 2) == 3
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
 def test_a_module_has_the_class_registered_for_modules(
-    run_script: RunScript, add_object: Path
+    run_script: RunScript, add_object: Path, when: str
 ) -> None:
     script = """
 import sys
 import tvm_ffi
-import tvm_ffi_object_loader as tol
+
+if sys.argv[2] == "after":
+    import tvm_ffi_object_loader as tol
+    before = tol.load_module(sys.argv[1])
 
 @tvm_ffi.register_object("ffi.Module")
 class Module(tvm_ffi.Module):
     def sum(self, *numbers):
         return self.get_function("add")(*numbers)
 
-module = tol.load_module(sys.argv[1])
-assert isinstance(module, Module)
-assert module.sum(1, 2) == 3
-assert type(module.add) is type(tol.default_session().load(sys.argv[1])["add"])
+import tvm_ffi_object_loader as tol
+
+fast = type(tol.default_session().load(sys.argv[1])["add"])
+for load in (tol.load_module, tvm_ffi.load_module):
+    module = load(sys.argv[1])
+    assert type(module) is Module
+    assert module.sum(1, 2) == 3
+    assert type(module.add) is type(module["add"]) is type(module.get_function("add")) is fast
+if sys.argv[2] == "after":
+    assert type(before.add) is fast
 """
-    assert run_script(script, add_object) == ""
+    assert run_script(script, add_object, when) == ""

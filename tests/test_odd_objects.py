@@ -21,7 +21,7 @@ import tvm_ffi
 import tvm_ffi_object_loader as tol
 from compilation import GCC, TOOLCHAINS, Compiler, Toolchain
 from elf_writer import (
-    R_X86_64_64,
+    ABSOLUTE_64,
     SHF_ALLOC,
     SHF_EXECINSTR,
     SHF_TLS,
@@ -36,6 +36,7 @@ from elf_writer import (
     relocations,
     symbol,
 )
+from processors import PROCESSOR
 from refusal import Refusal
 
 pytestmark = pytest.mark.matrix
@@ -85,7 +86,7 @@ EXPORT(run) {
 # General dynamic accesses and descriptors can say that a variable is not there.
 NULLABLE = {
     "general dynamic": ("-fPIC",),
-    "descriptors": ("-fPIC", "-mtls-dialect=gnu2"),
+    "descriptors": ("-fPIC", PROCESSOR.descriptors),
     "no PLT": ("-fPIC", "-fno-plt"),
     "large": ("-fPIC", "-mcmodel=large"),
 }
@@ -112,7 +113,7 @@ def test_a_weak_thread_local_variable_that_is_nowhere(
 def test_descriptors_of_what_is_nowhere_are_the_linkers(
     session: tol.Session, compile: Compiler, toolchain: Toolchain
 ) -> None:
-    path = compile(WEAK, "-O2", "-fPIC", "-mtls-dialect=gnu2", toolchain=toolchain)
+    path = compile(WEAK, "-O2", "-fPIC", PROCESSOR.descriptors, toolchain=toolchain)
     assert agree(session, compile, [path]) == [0, 0, 0]
 
 
@@ -430,7 +431,7 @@ def test_relocations_to_what_is_aligned_so(session: tol.Session) -> None:
     section = Section(".large", SHT_PROGBITS, SHF_ALLOC | SHF_WRITE, bytes(16), alignment=1 << 24)
     content = function(
         section,
-        relocations(".data", relocation(0, 3, R_X86_64_64, 8)),
+        relocations(".data", relocation(0, 3, ABSOLUTE_64, 8)),
         symbols=symbol(13, 3, 0, 16, STT_OBJECT, STB_GLOBAL)
         + symbol(22, 2, 0, 16, STT_OBJECT, STB_GLOBAL),
         names=b"variable\0pointer\0",

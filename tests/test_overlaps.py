@@ -9,8 +9,7 @@ import pytest
 
 import tvm_ffi_object_loader as tol
 from elf_writer import (
-    R_X86_64_64,
-    R_X86_64_GOTPCREL64,
+    ABSOLUTE_64,
     RETURN,
     SHF_ALLOC,
     SHF_EXECINSTR,
@@ -32,6 +31,7 @@ from elf_writer import (
     write,
 )
 from elf_writer import symbol as elf_symbol
+from processors import PROCESSOR
 from refusal import Refusal
 
 # What an attacker would have written over the place of another relocation: far away.
@@ -44,7 +44,7 @@ def over(name: str, size: int, flags: int = SHF_ALLOC) -> Section:
 
 
 def test_the_object_without_overlaps_loads(session: tol.Session) -> None:
-    content = function(relocations(".data", relocation(0, 1, R_X86_64_64)))
+    content = function(relocations(".data", relocation(0, 1, ABSOLUTE_64)))
     assert session.load(content)["f"]() is None
 
 
@@ -66,9 +66,9 @@ def test_a_loaded_section_over_something_else(
     refusal: Refusal, place: str, size: int, flags: int
 ) -> None:
     content = function(
-        relocations(".data", relocation(0, 1, R_X86_64_64)),
+        relocations(".data", relocation(0, 1, ABSOLUTE_64)),
         over(place, size, flags),
-        relocations(".over", relocation(0, 0, R_X86_64_64, EVIL)),
+        relocations(".over", relocation(0, 0, ABSOLUTE_64, EVIL)),
     )
     with refusal.of(tol.ObjectFormatError, "<bytes>", "overlap"):
         refusal.dylib.load(content)
@@ -90,8 +90,8 @@ def test_sections_that_have_no_content_overlap_nothing(session: tol.Session) -> 
 
 def test_a_relocation_table_that_is_itself_loaded(refusal: Refusal) -> None:
     content = function(
-        relocations(".data", relocation(0, 1, R_X86_64_64), flags=SHF_ALLOC),
-        relocations(".rela.data", relocation(0, 0, R_X86_64_64, EVIL)),
+        relocations(".data", relocation(0, 1, ABSOLUTE_64), flags=SHF_ALLOC),
+        relocations(".rela.data", relocation(0, 0, ABSOLUTE_64, EVIL)),
     )
     with refusal.of(tol.ObjectFormatError, "<bytes>", ".rela.data"):
         refusal.dylib.load(content)
@@ -100,8 +100,8 @@ def test_a_relocation_table_that_is_itself_loaded(refusal: Refusal) -> None:
 @pytest.mark.parametrize("name", [".symtab", ".strtab", ".rela.data"])
 def test_relocations_for_a_table(refusal: Refusal, name: str) -> None:
     content = function(
-        relocations(".data", relocation(0, 1, R_X86_64_64)),
-        relocations(name, relocation(0, 0, R_X86_64_64, EVIL), name=".rela.of.a.table"),
+        relocations(".data", relocation(0, 1, ABSOLUTE_64)),
+        relocations(name, relocation(0, 0, ABSOLUTE_64, EVIL), name=".rela.of.a.table"),
     )
     with refusal.of(tol.ObjectFormatError, "<bytes>"):
         refusal.dylib.load(content)
@@ -109,10 +109,11 @@ def test_relocations_for_a_table(refusal: Refusal, name: str) -> None:
 
 @pytest.mark.parametrize("symbol", [0, 3], ids=["no symbol", "a local number"])
 def test_a_slot_for_a_number(session: tol.Session, symbol: int) -> None:
+    kind, width = PROCESSOR.slot_distance
     content = write(
         Section(".text", SHT_PROGBITS, SHF_ALLOC | SHF_EXECINSTR, RETURN, alignment=16),
         Section(".data", SHT_PROGBITS, SHF_ALLOC | SHF_WRITE, bytes(16), alignment=8),
-        relocations(".data", relocation(0, symbol and 2, R_X86_64_GOTPCREL64)),
+        relocations(".data", relocation(0, symbol and 2, kind)),
         Section(
             ".symtab",
             SHT_SYMTAB,
@@ -131,7 +132,7 @@ def test_a_slot_for_a_number(session: tol.Session, symbol: int) -> None:
     )
     dylib = session.load(content)
     place = dylib.lookup("distance")
-    slot = place + ctypes.c_int64.from_address(place).value
+    slot = place + int.from_bytes(ctypes.string_at(place, width), "little", signed=True)
     assert ctypes.c_uint64.from_address(slot).value == (5 if symbol else 0)
 
 

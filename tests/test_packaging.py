@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 
 import pytest
 
 import tvm_ffi_object_loader
-from tvm_ffi_object_loader import _native
+from processors import PROCESSOR
+from tvm_ffi_object_loader import _native, _requirements
 
 EXTENSION = pathlib.Path(_native.__file__)
 # Names of passes that every LLVM code generator registers.
@@ -43,18 +46,27 @@ def needed_libraries() -> set[str]:
     return set(re.findall(r"\(NEEDED\).*\[(.*)\]", readelf("--dynamic")))
 
 
-def test_extension_exports_only_its_init_function() -> None:
+def test_extension_exports_its_init_function_and_what_debuggers_look_for() -> None:
     defined = {
         fields[7]
         for fields in (line.split() for line in readelf("--dyn-syms").splitlines())
-        if len(fields) >= 8 and fields[0].rstrip(":").isdigit() and fields[6] != "UND"
+        if len(fields) >= 8
+        and fields[0].rstrip(":").isdigit()
+        and fields[3] != "SECTION"
+        and fields[6] != "UND"
     }
-    assert defined == {"PyInit__native"}
+    assert defined == {
+        "PyInit__native",
+        "__jit_debug_descriptor",
+        "__jit_debug_register_code",
+    }
 
 
 def test_extension_needs_only_tvm_ffi_llvm_and_the_system() -> None:
     # The sanitizers' own libraries belong to a build with OBJECT_LOADER_SANITIZE.
-    system = r"lib(c|m|stdc\+\+|gcc_s|asan|ubsan|tsan)\.so\.\d+|ld-linux-x86-64\.so\.2"
+    system = (
+        rf"lib(c|m|stdc\+\+|gcc_s|asan|ubsan|tsan)\.so\.\d+|{re.escape(PROCESSOR.dynamic_linker)}"
+    )
     others = {name for name in needed_libraries() if not re.fullmatch(system, name)}
     major, minor, _ = _native.llvm_version.split(".", 2)
     assert others in ({"libtvm_ffi.so"}, {"libtvm_ffi.so", f"libLLVM.so.{major}.{minor}"})
@@ -83,6 +95,49 @@ def test_the_strings_that_tell_a_code_generator_are_in_one() -> None:
         pytest.skip("this llvmlite has no library of its own")
     content = binding.read_bytes()
     assert [name for name in CODE_GENERATOR_STRINGS if name not in content] == []
+
+
+def test_the_package_has_the_licence_of_all_that_it_contains() -> None:
+    try:
+        distribution = importlib.metadata.distribution("tvm-ffi-object-loader")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package in use is a development build, not the installed one")
+    carried = {
+        pathlib.PurePath(file).name: file.read_text()
+        for file in distribution.files or []
+        if ".dist-info/licenses/" in str(file)
+    }
+    contains = {
+        "LICENSE": "Apache License",
+        "LLVM.txt": "LLVM Exceptions to the Apache 2.0 License",
+        "nanobind.txt": "Wenzel Jakob",
+        "robin-map.txt": "Thibaut Goetghebuer-Planchon",
+        "GPL-3.0.txt": "GNU GENERAL PUBLIC LICENSE\n                       Version 3",
+        "GCC-exception-3.1.txt": "GCC RUNTIME LIBRARY EXCEPTION",
+        "zlib.txt": "Jean-loup Gailly",
+        "zstd.txt": "Zstandard",
+    }
+    assert set(carried) == set(contains)
+    assert [name for name, text in contains.items() if text not in carried[name]] == []
+    listed = set(distribution.metadata["License-Expression"].split(" AND "))
+    assert listed == {
+        "Apache-2.0",
+        "Apache-2.0 WITH LLVM-exception",
+        "BSD-3-Clause",
+        "GPL-3.0-or-later WITH GCC-exception-3.1",
+        "MIT",
+        "Zlib",
+    }
+
+
+def test_the_recipe_lists_the_licences_of_what_is_linked_there() -> None:
+    recipe = source("recipe/recipe.yaml").read_text()
+    (expression,) = re.findall(r'(?m)^license = "(.*)"$', source("pyproject.toml").read_text())
+    # A shared LLVM has zlib and zstd of its own.
+    assert re.findall(r"(?m)^  license: (.*)$", recipe) == [expression.removesuffix(" AND Zlib")]
+    files = set(re.findall(r"(?m)^    - (LICENSE|licenses/.*)$", recipe))
+    texts = {f"licenses/{path.name}" for path in source("licenses").glob("*.txt")}
+    assert files == {"LICENSE", *texts} - {"licenses/zlib.txt", "licenses/zstd.txt"}
 
 
 @pytest.mark.parametrize(
@@ -168,9 +223,59 @@ def test_no_llvm_at_all_stops_the_build(tmp_path: pathlib.Path) -> None:
     assert "pip install mlc-llvm-static" in message
 
 
+def test_headers_of_an_old_tvm_ffi_stop_the_build(tmp_path: pathlib.Path) -> None:
+    for package, module in (("nanobind", "__main__"), ("tvm_ffi", "config")):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+        (tmp_path / package / f"{module}.py").write_text(f"print({os.fspath(tmp_path)!r})\n")
+    message = configure(tmp_path / "build", PYTHONPATH=os.fspath(tmp_path))
+    assert f"The apache-tvm-ffi in {tmp_path} is too old to build with" in message
+    assert "install 0.1.15.post1 or newer" in message
+
+
+@pytest.mark.parametrize("across", [False, True], ids=["here", "across"])
+def test_build_for_another_processor_takes_its_packages(
+    tmp_path: pathlib.Path, across: bool
+) -> None:
+    target = pathlib.Path(sysconfig.get_path("platlib")) / "tvm_ffi"
+    if not target.exists():
+        pytest.skip("apache-tvm-ffi is not in this Python's own folder")
+    # As when a Python of the building machine speaks for the other, and imports its own packages.
+    imported = tmp_path / "site-packages" / "tvm_ffi"
+    for package, module in (("nanobind", "__main__"), ("tvm_ffi", "config")):
+        folder = imported.parent / package
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder / f"{module}.py").write_text(f"print({os.fspath(imported)!r})\n")
+    other = ("CMAKE_SYSTEM_NAME=Linux", "CMAKE_SYSTEM_PROCESSOR=aarch64") if across else ()
+    message = configure(tmp_path / "build", *other, PYTHONPATH=os.fspath(imported.parent))
+    # There are no headers in either, which tells where they were looked for.
+    used = target if across else imported
+    assert f"The apache-tvm-ffi in {used} is too old to build with" in message
+
+
+@pytest.mark.parametrize(
+    ("file", "built_with", "runs_with"),
+    [
+        ("pyproject.toml", r'requires = .*"apache-tvm-ffi(.*)"', r'dependencies = .*ffi(.*)"'),
+        ("recipe/recipe.yaml", r"host:[^:]*?ffi (.*)", r"  run:[^:]*?ffi (.*)"),
+        ("environment.yml", r"apache-tvm-ffi (.*)", None),
+    ],
+)
+def test_tvm_ffi_is_required_alike_everywhere(
+    file: str, built_with: str, runs_with: str | None
+) -> None:
+    text = source(file).read_text()
+    (built,) = re.findall(built_with, text)
+    assert built == ">=0.1.15.post1"
+    if runs_with:
+        oldest = ".".join(map(str, _requirements.OLDEST_TVM_FFI))
+        assert re.findall(runs_with, text) == [f">={oldest},!=0.1.13"]
+
+
 @pytest.mark.parametrize(
     ("system", "processor"),
-    [("Linux", "aarch64"), ("Darwin", "arm64"), ("Darwin", "x86_64"), ("Windows", "AMD64")],
+    [("Linux", "riscv64"), ("Darwin", "arm64"), ("Darwin", "x86_64"), ("Windows", "AMD64")],
 )
 def test_unsupported_platform_stops_the_build(
     tmp_path: pathlib.Path, system: str, processor: str
@@ -179,8 +284,8 @@ def test_unsupported_platform_stops_the_build(
         tmp_path / "build", f"CMAKE_SYSTEM_NAME={system}", f"CMAKE_SYSTEM_PROCESSOR={processor}"
     )
     assert (
-        f"tvm-ffi-object-loader supports Linux on x86-64 only, not {system} on {processor}."
-        in message
+        f"tvm-ffi-object-loader supports Linux on x86-64 and AArch64 only, "
+        f"not {system} on {processor}." in message
     )
 
 

@@ -16,8 +16,12 @@ import tvm_ffi
 import tvm_ffi_object_loader as tol
 from compilation import GCC, TOOLCHAINS, Compiler, Toolchain
 from conftest import RunScript
+from processors import X86_64, only_on
 
-pytestmark = pytest.mark.matrix
+pytestmark = [
+    pytest.mark.matrix,
+    only_on(X86_64, "code that depends on its position has addresses of 32 bits"),
+]
 
 LEVELS = ("-O0", "-O1", "-O2", "-O3")
 PIC = ("-O1", "-fPIC")
@@ -899,3 +903,17 @@ print(*(dylib["run"](n) for n in range(2)))
     right = f"{dlopened.run(0)} {dlopened.run(1)}\n"
     assert run_script(script, compile(USES_A_LIBRARY, *PIC), library, how) == right
     assert run_script(script, path, library, how) in (right, "refused\n")
+
+
+def test_what_has_no_room_below_2_gib_is_said(session: tol.Session, compile: Compiler) -> None:
+    source = """
+    #include "safe_call.h"
+    static char large[MIB << 20];
+    EXPORT(get) { large[INT(0)] = 7; RETURN(large[INT(0)] + large[INT(0) + 1]); }
+    """
+    small = compile(source, "-O2", "-fno-pic", "-DMIB=256")
+    assert session.load(small)["get"](5) == 7
+    large = compile(source, "-O2", "-fno-pic", "-DMIB=1536")
+    with pytest.raises(tol.LinkError, match=r"without -fPIC(.|\n)*below 2 GiB(.|\n)*-fPIC"):
+        session.load(large)
+    assert session.load(compile(source, "-O2", "-fPIC", "-DMIB=1536"))["get"](5) == 7

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -381,17 +386,37 @@ print(count)
     assert run_script(FORK + script, compile.cxx(source), state, timeout=60) == "2\n"
 
 
-def test_many_forks_cost_no_address_space(state: Path, run_script: RunScript) -> None:
-    """What parent and child share is set apart at each fork, and is small again afterwards."""
-    script = """
+REUSED = """
+import sys
+import tvm_ffi_object_loader as tol
+
 session = tol.Session()
-kept = []
-for _ in range(40):
-    wait(fork(lambda: None))
-    kept.append(session.load(sys.argv[1]))
-print(session.stats()["bytes_reserved"] < 40 * (64 << 20))
-kept.clear()
-session.close()
-print(session.stats()["bytes_reserved"])
+for _ in range(2):
+    for path in sys.argv[1:]:
+        print(session.load(path)["get"](), end=" ")
+kept = [session.load(path) for path in sys.argv[1:]]
+print(*(dylib["get"]() for dylib in kept))
 """
-    assert run_script(FORK + script, state) == "True\n0\n"
+
+
+@pytest.mark.skipif(not shutil.which("valgrind"), reason="valgrind is not installed")
+@pytest.mark.parametrize("tool", ["none", "memcheck"])
+def test_code_runs_where_other_code_was_translated(
+    compile: Compiler, tmp_path: Path, tool: str
+) -> None:
+    source = '#include "safe_call.h"\nEXPORT(get) {{ RETURN({}); }}'
+    objects = [compile(source.format(number)) for number in range(1, 7)]
+    script = tmp_path / "script.py"
+    script.write_text(REUSED)
+    command = ["valgrind", "-q", f"--tool={tool}", f"--log-file={tmp_path / 'log'}"]
+    # A free-threaded Python has an allocator of its own, and no other.
+    allocator = "default" if sysconfig.get_config_var("Py_GIL_DISABLED") else "malloc"
+    result = subprocess.run(
+        [*command, sys.executable, script, *objects],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONMALLOC": allocator},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [str(number) for number in range(1, 7)] * 3

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import concurrent.futures
 import contextlib
 import io
 import os
@@ -12,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,7 @@ def folder(compile: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("math_ops", "string_ops"):
         compiled = compile.cxx((demo / f"{name}.cc").read_text(), name=name)
         shutil.copy(compiled, tmp_path / f"{name}.o")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -84,9 +87,15 @@ def test_the_python_examples_run(folder: Path) -> None:
     (flag,) = set(re.findall(r"`(-DTVM_FFI_DLL_EXPORT_INCLUDE_METADATA=1)`", README.read_text()))
     compile_as_readme_says("cpp", "c++", flag)
     names: dict[str, Any] = {
+        "concurrent": concurrent,
+        "numpy": pytest.importorskip("numpy"),
         "pathlib": pathlib,
+        "subprocess": subprocess,
+        "timeit": timeit,
         "tvm_ffi": tvm_ffi,
         "object_bytes": (folder / "more.o").read_bytes(),
+        "compiler_version": "12.2.0",
+        "compile_source": lambda source, flags: source.with_suffix(".o").read_bytes(),
     }
     examples = blocks("python")
     assert len(examples) >= 3
@@ -96,9 +105,10 @@ def test_the_python_examples_run(folder: Path) -> None:
         for example in examples:
             exec(example, names)
             checked += check_results(example, names)
-    assert checked >= 2
+    assert checked >= 5
     assert printed.getvalue().startswith("3\n")
     assert names["app"].closed
+    assert names["best"] in names["variants"]
 
 
 def test_the_c_source_gives_a_working_object(folder: Path) -> None:
@@ -124,6 +134,25 @@ def duplicate_symbol(compile: Compiler) -> str:
         with pytest.raises(tol.DuplicateSymbolError) as caught:
             dylib.load("add.o")
     return f"DuplicateSymbolError: {caught.value}"
+
+
+def runtime_missing(compile: Compiler) -> str:
+    """Return what is said where a package like CuTe DSL's has the library."""
+    source = '#include "safe_call.h"\nlong _cudaLaunchKernelEx;\n'
+    library = Path.cwd() / "nvidia_cutlass_dsl/lib/libcute_dsl_runtime.so"
+    library.parent.mkdir(parents=True)
+    subprocess.run(["gcc", "-shared", compile(source), "-o", library], check=True)
+    source = (
+        source.replace("long", "extern long") + "EXPORT(run) { RETURN(_cudaLaunchKernelEx); }\n"
+    )
+    shutil.copy(compile(source), "kernel.o")
+    with pytest.MonkeyPatch.context() as patch, tol.Session() as session:
+        patch.syspath_prepend(str(Path.cwd()))
+        patch.delenv("CUTE_DSL_LIBS", raising=False)
+        with pytest.raises(tol.UndefinedSymbolError) as caught:
+            session.load("kernel.o", name="kernel")
+        session.load("kernel.o", link_order=caught.value.libraries)
+    return f"UndefinedSymbolError: {caught.value}"
 
 
 def library_not_opened(compile: Compiler) -> str:
@@ -163,15 +192,27 @@ def llvm_missing(compile: Compiler) -> str:
 
 def tvm_ffi_too_old(compile: Compiler) -> str:
     return last_line_of_import(
-        "import tvm_ffi; tvm_ffi.__version__, tvm_ffi.__version_tuple__ = '0.1.9', (0, 1, 9)\n"
+        "import tvm_ffi\n"
+        "tvm_ffi.__version__, tvm_ffi.__version_tuple__ = '0.1.8.post2', (0, 1, 8)\n"
         "import tvm_ffi_object_loader"
     )
 
 
-def tvm_ffi_older_than_built_with(compile: Compiler) -> str:
+def tvm_ffi_that_differs(compile: Compiler) -> str:
+    return last_line_of_import(
+        "import tvm_ffi\n"
+        "tvm_ffi.__version__, tvm_ffi.__version_tuple__ = '0.1.13', (0, 1, 13)\n"
+        "kind = tvm_ffi.get_global_func('ffi.ModuleGetKind')\n"
+        "other = lambda module: f'not {kind(module)}'\n"
+        "tvm_ffi.register_global_func('ffi.ModuleGetKind', other, override=True)\n"
+        "import tvm_ffi_object_loader"
+    )
+
+
+def tvm_ffi_with_less(compile: Compiler) -> str:
     return last_line_of_import(
         "import sys, tvm_ffi\n"
-        "tvm_ffi.__version__, tvm_ffi.__version_tuple__ = '0.1.15', (0, 1, 15)\n"
+        "tvm_ffi.__version__, tvm_ffi.__version_tuple__ = '0.1.9', (0, 1, 9)\n"
         "class Broken:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.endswith('._native'):\n"
@@ -190,13 +231,15 @@ def last_line_of_import(script: str) -> str:
 @pytest.mark.parametrize(
     ("begins", "produce"),
     [
-        ("UndefinedSymbolError:", undefined_symbol),
+        ("UndefinedSymbolError: app.o", undefined_symbol),
+        ("UndefinedSymbolError: kernel.o", runtime_missing),
         ("DuplicateSymbolError:", duplicate_symbol),
         ("LinkError: libfoo.so", library_not_opened),
         ("LLVM 14.0.6", llvm_too_old),
         ("ImportError: libLLVM", llvm_missing),
-        ("ImportError: tvm_ffi_object_loader needs", tvm_ffi_too_old),
-        ("ImportError: tvm_ffi_object_loader was built", tvm_ffi_older_than_built_with),
+        ("ImportError: tvm_ffi_object_loader needs apache", tvm_ffi_too_old),
+        ("ImportError: tvm_ffi_object_loader needs more", tvm_ffi_with_less),
+        ("ImportError: tvm_ffi_object_loader cannot work", tvm_ffi_that_differs),
     ],
 )
 def test_a_quoted_message_is_what_appears(
@@ -209,7 +252,7 @@ def test_a_quoted_message_is_what_appears(
 
 def test_no_quoted_message_is_left_out() -> None:
     quoted = [block for block in blocks("text") if re.match(r"\w+Error:|LLVM", block)]
-    assert len(quoted) == 7
+    assert len(quoted) == 9
 
 
 def test_the_two_commands_are_there() -> None:

@@ -16,8 +16,8 @@ import pytest
 import tvm_ffi_object_loader as tol
 from compilation import CLANG, GCC, TOOLCHAINS, Compiler, Toolchain
 from elf_writer import (
-    R_X86_64_64,
-    R_X86_64_PC32,
+    ABSOLUTE_64,
+    RELATIVE_32,
     SHF_ALLOC,
     SHF_EXECINSTR,
     SHF_TLS,
@@ -36,6 +36,7 @@ from elf_writer import (
     relocations,
     symbol,
 )
+from processors import PROCESSOR
 from refusal import Refusal
 
 pytestmark = pytest.mark.matrix
@@ -179,7 +180,7 @@ def test_a_relocation_table_of_another_type_in_an_archive(
 
 
 def test_relocations_without_addends(refusal: Refusal) -> None:
-    entry = struct.pack("<QQ", 0, 1 << 32 | R_X86_64_64)
+    entry = struct.pack("<QQ", 0, 1 << 32 | ABSOLUTE_64)
     table = Section(".rel.data", SHT_REL, 0, entry, ".symtab", ".data", 8, 16)
     with refusal.of(tol.ObjectFormatError, "<bytes>", ".rel.data"):
         refusal.dylib.load(function(table))
@@ -301,7 +302,7 @@ HARMLESS: dict[str, tuple[Toolchain | None, tuple[str, ...]]] = {
     "notes": (
         GCC,
         (
-            "-fcf-protection",
+            PROCESSOR.branch_protection,
             "-Wa,-mx86-used-note=yes",
         ),
     ),
@@ -358,7 +359,7 @@ HARMLESS: dict[str, tuple[Toolchain | None, tuple[str, ...]]] = {
         CLANG,
         (
             "-fsanitize=kcfi",
-            "-fcf-protection",
+            PROCESSOR.branch_protection,
         ),
     ),
     "jump tables": (
@@ -430,7 +431,7 @@ def test_a_section_that_is_not_loaded(
     session: tol.Session, compile: Compiler, tmp_path: Path, kind: str, relocated: bool
 ) -> None:
     section = Section(".aside", *UNLOADED[kind], bytes(32), alignment=8)
-    more = [relocations(".aside", relocation(8, 1, R_X86_64_64))] if relocated else []
+    more = [relocations(".aside", relocation(8, 1, ABSOLUTE_64))] if relocated else []
     path = tmp_path / "aside.o"
     path.write_bytes(function(section, *more))
     compile.link(path, flags=("-Wl,-z,noexecstack",), quiet=True)  # the linker takes it, too
@@ -494,11 +495,11 @@ def test_relocations_of_a_section_that_is_not_loaded_are_not_looked_at(
     session: tol.Session,
 ) -> None:
     aside = Section(".aside", SHT_PROGBITS, 0, bytes(16), alignment=8)
-    for entry in (relocation(0, 1, R_X86_64_64), relocation(4, 2, R_X86_64_PC32)):
+    for entry in (relocation(0, 1, ABSOLUTE_64), relocation(4, 2, RELATIVE_32)):
         assert session.load(function(aside, relocations(".aside", entry)))["f"]() is None
 
 
-@pytest.mark.parametrize("kind", [R_X86_64_64, R_X86_64_PC32])
+@pytest.mark.parametrize("kind", [ABSOLUTE_64, RELATIVE_32])
 def test_relocations_of_a_section_without_content(
     refusal: Refusal, compile: Compiler, kind: int
 ) -> None:
@@ -510,14 +511,14 @@ def test_relocations_of_a_section_without_content(
 @pytest.mark.parametrize(
     ("offset", "kind"),
     [
-        (16, R_X86_64_64),
-        (9, R_X86_64_64),
-        (15, R_X86_64_PC32),
-        (13, R_X86_64_PC32),
-        (1 << 32, R_X86_64_64),
-        (1 << 63, R_X86_64_64),
-        ((1 << 64) - 8, R_X86_64_64),
-        ((1 << 64) - 1, R_X86_64_PC32),
+        (16, ABSOLUTE_64),
+        (9, ABSOLUTE_64),
+        (15, RELATIVE_32),
+        (13, RELATIVE_32),
+        (1 << 32, ABSOLUTE_64),
+        (1 << 63, ABSOLUTE_64),
+        ((1 << 64) - 8, ABSOLUTE_64),
+        ((1 << 64) - 1, RELATIVE_32),
     ],
 )
 def test_relocations_past_the_end_of_their_section(
@@ -530,13 +531,13 @@ def test_relocations_past_the_end_of_their_section(
 
 @pytest.mark.parametrize("section", [99, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_relocations_of_a_section_that_is_missing(refusal: Refusal, section: int) -> None:
-    entry = relocation(0, 1, R_X86_64_64)
+    entry = relocation(0, 1, ABSOLUTE_64)
     table = Section(".rela.data", SHT_RELA, 0, entry, ".symtab", section, 8, 24)
     with refusal.of(tol.ObjectFormatError, "<bytes>"):
         refusal.dylib.load(function(table))
 
 
-@pytest.mark.parametrize("kind", [R_X86_64_64, R_X86_64_PC32])
+@pytest.mark.parametrize("kind", [ABSOLUTE_64, RELATIVE_32])
 @pytest.mark.parametrize("section", ["unloaded", "excluded"])
 def test_relocations_to_a_section_that_is_not_loaded(
     refusal: Refusal, section: str, kind: int
@@ -756,19 +757,22 @@ def with_crel(content: bytes, name: str = ".crel.data") -> bytes:
     return exporting(Section(name, SHT_CREL, 0, content, ".symtab", of, 1, 1))
 
 
-POINTS = (0, 1, R_X86_64_64, 8)
+POINTS = (0, 1, ABSOLUTE_64, 8)
 WHOLE: dict[str, tuple[list[Entry], int]] = {
     "none": ([], 0),
     "one": ([POINTS], 0),
-    "two": ([POINTS, (8, 1, R_X86_64_64, 0)], 0),
-    "backwards": ([(8, 2, R_X86_64_64, 3), (0, 1, R_X86_64_64, -(1 << 63))], 0),
-    "largest addend": ([POINTS, (8, 2, R_X86_64_64, (1 << 63) - 1)], 0),
-    "addends of one byte": ([(0, 1, R_X86_64_64, 63), (8, 1, R_X86_64_64, -1)], 0),
-    "addends of two bytes": ([(0, 1, R_X86_64_64, 64), (8, 1, R_X86_64_64, -65)], 0),
-    "shifted by one": ([(0, 1, R_X86_64_64, 0), (8, 3, R_X86_64_PC32, 0)], 1),
-    "shifted by two": ([(4, 1, R_X86_64_64, 7), (12, 1, R_X86_64_PC32, 1)], 2),
-    "shifted by three": ([(8, 3, R_X86_64_64, 1), (0, 2, R_X86_64_64, -1)], 3),
-    "R_X86_64_NONE": ([(0, 1, R_X86_64_PC32, 1), (4, 0, 0, 0), (8, 1, R_X86_64_64, 9)], 0),
+    "two": ([POINTS, (8, 1, ABSOLUTE_64, 0)], 0),
+    "backwards": ([(8, 2, ABSOLUTE_64, 3), (0, 1, ABSOLUTE_64, -(1 << 63))], 0),
+    "largest addend": ([POINTS, (8, 2, ABSOLUTE_64, (1 << 63) - 1)], 0),
+    "addends of one byte": ([(0, 1, ABSOLUTE_64, 63), (8, 1, ABSOLUTE_64, -1)], 0),
+    "addends of two bytes": ([(0, 1, ABSOLUTE_64, 64), (8, 1, ABSOLUTE_64, -65)], 0),
+    "shifted by one": ([(0, 1, ABSOLUTE_64, 0), (8, 3, RELATIVE_32, 0)], 1),
+    "shifted by two": ([(4, 1, ABSOLUTE_64, 7), (12, 1, RELATIVE_32, 1)], 2),
+    "shifted by three": ([(8, 3, ABSOLUTE_64, 1), (0, 2, ABSOLUTE_64, -1)], 3),
+    "no relocation": (
+        [(0, 1, RELATIVE_32, 1), (4, 0, PROCESSOR.none, 0), (8, 1, ABSOLUTE_64, 9)],
+        0,
+    ),
 }
 
 
@@ -787,18 +791,18 @@ def test_crel_written_by_hand(session: tol.Session, kind: str, form: str) -> Non
     addresses = {1: data, 2: dylib.lookup("__tvm_ffi_f"), 3: data + 8}
     expected = bytearray(16)
     for offset, number, type_, addend in entries:
-        if type_ == R_X86_64_64:
+        if type_ == ABSOLUTE_64:
             value = (addresses[number] + addend) % (1 << 64)
             struct.pack_into("<Q", expected, offset, value)
-        elif type_ == R_X86_64_PC32:
+        elif type_ == RELATIVE_32:
             struct.pack_into("<i", expected, offset, addresses[number] + addend - data - offset)
     assert ctypes.string_at(data, 16) == bytes(expected)
 
 
 @pytest.mark.parametrize("shift", [0, 3])
 def test_crel_without_addends(session: tol.Session, shift: int) -> None:
-    # What x86-64 doesn't have: it has a meaning, if it is not refused.
-    entries: list[Entry] = [(0, 1, R_X86_64_64, 0), (8, 2, R_X86_64_64, 0)]
+    # What no processor here has: it has a meaning, if it is not refused.
+    entries: list[Entry] = [(0, 1, ABSOLUTE_64, 0), (8, 2, ABSOLUTE_64, 0)]
     content = crel(*entries, addends=False, shift=shift)
     table = Section(".crel.data", SHT_CREL, 0, content, ".symtab", ".data", 1, 1)
     variable = symbol(13, 2, 8, 8, STT_OBJECT, STB_GLOBAL)
@@ -823,21 +827,21 @@ def test_crel_without_addends(session: tol.Session, shift: int) -> None:
         (crel(POINTS, count=1 << 40), "count of a trillion"),
         (crel(POINTS, count=(1 << 61) - 1), "largest count"),
         (crel(POINTS, count=0), "count too small"),
-        (crel(POINTS, (8, 1, R_X86_64_64, 0), count=1), "count too small by one"),
+        (crel(POINTS, (8, 1, ABSOLUTE_64, 0), count=1), "count too small by one"),
         (crel(POINTS) + b"\0", "one byte more"),
         (crel(POINTS) + bytes(20), "20 bytes more"),
         (crel(POINTS)[:-1], "cut by one"),
         (crel(POINTS)[:2], "cut to two"),
-        (crel((0, 1, R_X86_64_64, 1 << 40))[:-2], "cut in an addend"),
+        (crel((0, 1, ABSOLUTE_64, 1 << 40))[:-2], "cut in an addend"),
         (b"\x0c\x07\x01\x01" + b"\xff" * 12 + b"\x01", "addend of 90 bits"),
         (b"\x0c\x07" + b"\xff" * 6 + b"\x00\x01\x08", "symbol of 42 bits"),
         (b"\x0c\x07\x7f\x01\x08", "symbol below zero"),
-        (crel((0, 77, R_X86_64_64, 0)), "symbol that is missing"),
-        (crel((0, 0xFFFFFFFF, R_X86_64_64, 0)), "symbol far off"),
-        (crel((16, 1, R_X86_64_64, 0)), "past the section's end"),
-        (crel((9, 1, R_X86_64_64, 0)), "over the section's end"),
-        (crel((1 << 62, 1, R_X86_64_64, 0)), "far past the end"),
-        (crel((16, 1, R_X86_64_64, 0), shift=3), "past the end, shifted"),
+        (crel((0, 77, ABSOLUTE_64, 0)), "symbol that is missing"),
+        (crel((0, 0xFFFFFFFF, ABSOLUTE_64, 0)), "symbol far off"),
+        (crel((16, 1, ABSOLUTE_64, 0)), "past the section's end"),
+        (crel((9, 1, ABSOLUTE_64, 0)), "over the section's end"),
+        (crel((1 << 62, 1, ABSOLUTE_64, 0)), "far past the end"),
+        (crel((16, 1, ABSOLUTE_64, 0), shift=3), "past the end, shifted"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -11,12 +11,13 @@ from conftest import ADD, RunScript
 # Each run happens in a process of its own, after a warm-up that fills every pool and cache. What is
 # bounded is the growth of resident memory over all that follows: 2 MB is 250 bytes a load.
 LOADS = """
+import os
 import sys
 import tvm_ffi_object_loader as tol
 
 
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 session = tol.Session()
@@ -24,19 +25,20 @@ content = open(sys.argv[1], "rb").read()
 for number in range(10_000):
     assert session.load(content)["add"](number, 1) == number + 1
     if number == 2_000:
-        before, reserved = resident(), session.stats()["bytes_reserved"]
+        before, reserved = resident(), session.stats().bytes_reserved
 stats = session.stats()
-assert stats["bytes_reserved"] == reserved, (stats, reserved)
-assert stats["dylibs"] == stats["objects"] == stats["symbols"] == 0, stats
+assert stats.bytes_reserved == reserved, (stats, reserved)
+assert stats.dylibs == stats.objects == stats.symbols == 0, stats
 print(resident() - before)
 """
 SESSIONS = """
+import os
 import sys
 import tvm_ffi_object_loader as tol
 
 
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 content = open(sys.argv[1], "rb").read()
@@ -53,12 +55,13 @@ print(resident() - before)
 """
 RESIDENT = """
 import gc
+import os
 import sys
 import tvm_ffi_object_loader as tol
 
 
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 content = open(sys.argv[1], "rb").read()
@@ -110,6 +113,11 @@ def test_two_hundred_sessions(compile: Compiler, run_script: RunScript) -> None:
 def test_two_thousand_modules_at_once_again_and_again(
     compile: Compiler, run_script: RunScript
 ) -> None:
-    """Each time, what is resident is back to what it was before the first of them came."""
-    growth = run_script(RESIDENT, compile.cxx(CXX_ADD)).split()
-    assert all(int(bytes) < 2 * MEGABYTE for bytes in growth), growth
+    """Each time, what is resident is back to what it was before the first of them came.
+
+    But for what the allocator keeps, which the first times bring and the later ones do not add to:
+    a kilobyte kept of each module would be ten megabytes at the end.
+    """
+    growth = [int(bytes) for bytes in run_script(RESIDENT, compile.cxx(CXX_ADD)).split()]
+    assert max(growth) < 3 * MEGABYTE, growth
+    assert growth[-1] - growth[1] < MEGABYTE, growth

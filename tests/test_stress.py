@@ -96,7 +96,7 @@ shared_session = tol.Session("shared")
 shared = shared_session.load(plain, name="shared")
 function = shared["plain"]
 keys = ("dylibs", "objects", "symbols", "bytes_code", "bytes_constants", "bytes_data", "retained")
-before = {key: shared_session.stats()[key] for key in keys}
+before = {key: getattr(shared_session.stats(), key) for key in keys}
 thrown = []
 
 
@@ -187,7 +187,7 @@ for thread in threads:
 if errors:
     raise errors[0]
 gc.collect()
-after = {key: shared_session.stats()[key] for key in keys}
+after = {key: getattr(shared_session.stats(), key) for key in keys}
 assert after == before, (after, before)
 # What was constructed before the throw was destroyed, each handler ran, and nothing else did.
 assert thrown and list(events) == [len(thrown)] * 3 + [0], (list(events), len(thrown))

@@ -15,6 +15,7 @@ import tvm_ffi
 import tvm_ffi_object_loader as tol
 from compilation import GCC, TOOLCHAINS, Compiler, Toolchain
 from conftest import RunScript
+from processors import PROCESSOR
 
 pytestmark = pytest.mark.matrix
 
@@ -206,8 +207,6 @@ def test_all_versions_of_a_shared_library(
     kind: str,
     name: str,
 ) -> None:
-    if kind == "thread-local variable":
-        pytest.skip("versions of a library's thread-local variables are not supported")
     references = REFERENCES[:4]
     path = library(compile, script, name, kind)
     user = compile(use(references, kind), toolchain=toolchain)
@@ -547,11 +546,11 @@ def test_the_attribute_of_gcc(session: tol.Session, compile: Compiler, script: s
 # The process's.
 
 OF_THE_PROCESS = {
-    "memcpy": ["", "GLIBC_2.2.5", "GLIBC_2.14"],
-    "realpath": ["", "GLIBC_2.2.5", "GLIBC_2.3"],
-    "pthread_cond_signal": ["", "GLIBC_2.2.5", "GLIBC_2.3.2"],
-    "dlsym": ["", "GLIBC_2.2.5", "GLIBC_2.34"],
-    "environ": ["", "GLIBC_2.2.5"],
+    "memcpy": ["", PROCESSOR.first_glibc, "GLIBC_2.14"],
+    "realpath": ["", PROCESSOR.first_glibc, "GLIBC_2.3"],
+    "pthread_cond_signal": ["", PROCESSOR.first_glibc, "GLIBC_2.3.2"],
+    "dlsym": ["", PROCESSOR.first_glibc, "GLIBC_2.34"],
+    "environ": ["", PROCESSOR.first_glibc],
 }
 
 
@@ -605,8 +604,6 @@ print(json.dumps(outcomes))
 def test_versions_of_a_library_that_the_process_has(
     compile: Compiler, script: str, run_script: RunScript, kind: str, name: str
 ) -> None:
-    if kind == "thread-local variable":
-        pytest.skip("versions of a library's thread-local variables are not supported")
     path = library(compile, script, name, kind)
     found: list[str] = []
     for reference in REFERENCES[:4]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import concurrent.futures
 import ctypes
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import tvm_ffi
 import tvm_ffi_object_loader as tol
 from compilation import TOOLCHAINS, Compiler, Toolchain
 from conftest import RunScript, Trace
+from processors import PROCESSOR
 from refusal import Refusal
 
 VARIABLES = """
@@ -28,7 +30,7 @@ _Thread_local int (*pointer)(int) = helper;
 static _Thread_local long zero;
 static _Thread_local char many[40];
 static _Thread_local int* to_other = &other;
-static _Thread_local __attribute__((aligned(64))) char aligned[3];
+static _Thread_local __attribute__((aligned(ALIGNMENT))) char aligned[3];
 EXPORT(step) {
   counter += INT(0);
   ++zero;
@@ -36,12 +38,12 @@ EXPORT(step) {
   RETURN(counter * 1000 + zero * 100 + many[39] * 10 + (to_other == &other));
 }
 EXPORT(call) { RETURN(pointer(INT(0))); }
-EXPORT(misaligned) { RETURN((uintptr_t)aligned % 64); }
+EXPORT(misaligned) { RETURN((uintptr_t)aligned % ALIGNMENT); }
 EXPORT(where) { RETURN((intptr_t)&counter); }
-"""
+""".replace("ALIGNMENT", str(PROCESSOR.static_alignment))
 MODELS = {
     "general dynamic": ("-fPIC",),
-    "descriptors": ("-fPIC", "-mtls-dialect=gnu2"),
+    "descriptors": ("-fPIC", PROCESSOR.descriptors),
     "no PLT": ("-fPIC", "-fno-plt"),
     "local dynamic": ("-fPIC", "-ftls-model=local-dynamic"),
     "initial exec": ("-fPIC", "-ftls-model=initial-exec"),
@@ -245,15 +247,7 @@ EXPORT(use) { RETURN(++many[INT(0)]); }
     assert refusal.session.load(compile(source))["use"](0) == 1
 
 
-@pytest.mark.parametrize(
-    "access",
-    [
-        "leaq ordinary@tlsgd(%rip), %rdi",
-        "leaq ordinary@tlsdesc(%rip), %rax",
-        "movq ordinary@gottpoff(%rip), %rax",
-        "movl %fs:ordinary@tpoff, %eax",
-    ],
-)
+@pytest.mark.parametrize("access", PROCESSOR.thread_local_accesses)
 def test_what_is_not_thread_local_is_not_used_as_such(
     compile: Compiler, refusal: Refusal, access: str
 ) -> None:
@@ -322,7 +316,7 @@ def test_objects_of_the_thread_that_unloads(
         del dylib
         gc.collect()
         assert trace.take() == [-2, -1, -4, -3]
-        assert session.stats()["bytes_code"] == session.stats()["retained"] == 0
+        assert session.stats().bytes_code == session.stats().retained == 0
 
 
 FIRST_USED_AT_UNLOAD = """
@@ -357,7 +351,7 @@ def test_an_object_that_is_made_at_unload(
         assert thread.submit(load_and_unload).result() == [3, -3]
     gc.collect()
     assert trace.take() == []
-    assert session.stats()["bytes_code"] == session.stats()["retained"] == 0
+    assert session.stats().bytes_code == session.stats().retained == 0
 
 
 @pytest.mark.parametrize("unload", ["drop", "close", "close the session"])
@@ -378,8 +372,8 @@ def test_code_stays_for_the_objects_of_other_threads(
     del dylib, touch
     gc.collect()
     assert trace.take() == []
-    assert session.stats()["retained"] == 1
-    assert session.stats()["bytes_code"] > 0
+    assert session.stats().retained == 1
+    assert session.stats().bytes_code > 0
     assert "objects" not in session.dylibs
     if unload != "drop":
         with pytest.raises(tol.SessionClosedError):
@@ -392,7 +386,7 @@ def test_code_stays_for_the_objects_of_other_threads(
     else:
         session.load(compile.cxx("int nothing;\n"))
     assert trace.take() == [-2, -1, -4, -3]
-    assert session.stats()["retained"] == 0
+    assert session.stats().retained == 0
 
 
 def test_a_name_is_free_while_code_stays(
@@ -402,9 +396,9 @@ def test_a_name_is_free_while_code_stays(
         dylib = session.load(compile.cxx(OBJECTS), name="objects")
         worker(dylib["touch"])
         dylib.close()
-    assert session.stats()["retained"] == 3
+    assert session.stats().retained == 3
     worker.end()
-    assert session.stats()["retained"] == 0
+    assert session.stats().retained == 0
 
 
 THROWS = """
@@ -440,7 +434,7 @@ def test_thousands_of_loads_leave_nothing(compile: Compiler, session: tol.Sessio
     content = path.read_bytes()
 
     def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def load_and_drop(count: int) -> None:
         for _ in range(count):
@@ -452,9 +446,11 @@ def test_thousands_of_loads_leave_nothing(compile: Compiler, session: tol.Sessio
     load_and_drop(5000)
     gc.collect()
     after = resident(), mappings(), len(list(Path("/proc/self/fd").iterdir()))
+    # Allocators may map a little more, whichever tests this process ran before.
     assert after[0] - before[0] < 1 << 20
-    assert after[1:] == before[1:]
-    assert session.stats()["retained"] == 0
+    assert after[1] - before[1] < 50
+    assert after[2] == before[2]
+    assert session.stats().retained == 0
 
 
 @pytest.mark.slow
@@ -471,4 +467,79 @@ def test_thousands_of_modules_at_once(
     assert step_all() == {7221}
     functions.clear()
     gc.collect()
-    assert session.stats()["objects"] == 0
+    assert session.stats().objects == 0
+
+
+FOREIGN_HANDLES = """
+#include "safe_call.h"
+#include "trace.h"
+#include <stdlib.h>
+int __cxa_thread_atexit_impl(void (*)(void*), void*, void*);
+int __cxa_atexit(void (*)(void*), void*, void*);
+struct { char before[3], handle; } own = {"abc", 0};
+// As crtbeginS.o has it, with what is no pointer after it.
+struct { void* self; intptr_t more; } like_ours = {&like_ours, 0x4711};
+#define HANDLE \
+  (INT(0) == 0 ? 0 : INT(0) == 1 ? (void*)&own.handle : (void*)&like_ours)
+static void destroy(void* object) { trace((intptr_t)object); }
+EXPORT(thread_exit) {
+  __cxa_thread_atexit_impl(destroy, (void*)1, HANDLE);
+  RETURN(0);
+}
+EXPORT(exit) {
+  __cxa_atexit(destroy, (void*)2, HANDLE);
+  RETURN(0);
+}
+"""
+
+
+@pytest.mark.parametrize("handle", [0, 1, 2], ids=["null", "its own", "like ours"])
+@pytest.mark.parametrize("end", ["close", "drop"])
+def test_destructors_registered_with_a_handle_of_the_codes_own(
+    session: tol.Session, compile: Compiler, trace: Trace, handle: int, end: str
+) -> None:
+    dylib = session.load(compile(FOREIGN_HANDLES))
+    started, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        dylib["thread_exit"](handle)
+        started.set()
+        done.wait(60)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert started.wait(60)
+    if end == "close":
+        dylib.close()
+    else:
+        del dylib
+    gc.collect()
+    # Pending in a thread that lives, so the code stays.
+    assert session.stats().retained == 1
+    assert trace.take() == []
+    done.set()
+    thread.join()
+    # Python lets go of a thread before the C library is done with it.
+    for _ in range(60_000):
+        if session.stats().bytes_code == 0:
+            break
+        time.sleep(0.001)
+    assert trace.take() == [1]
+    assert session.stats().retained == 0
+    # On the thread that closes, they run first.
+    session.load(compile(FOREIGN_HANDLES))["thread_exit"](handle)
+    gc.collect()
+    assert trace.take() == [1]
+    assert session.stats().retained == session.stats().bytes_code == 0
+
+
+@pytest.mark.parametrize("handle", [0, 1, 2], ids=["null", "its own", "like ours"])
+def test_exit_handlers_registered_with_a_handle_of_the_codes_own(
+    session: tol.Session, compile: Compiler, trace: Trace, handle: int
+) -> None:
+    dylib = session.load(compile(FOREIGN_HANDLES))
+    dylib["exit"](handle)
+    assert trace.take() == []
+    dylib.close()
+    assert trace.take() == [2]
+    assert session.stats().bytes_code == 0

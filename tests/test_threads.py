@@ -77,10 +77,10 @@ def test_load_call_and_drop_in_one_session(session: tol.Session, numbered: list[
             assert dylib.functions == [f"f_{number}"]
             check(dylib[f"f_{number}"], number)
 
-    before = session.stats()
+    before = session.stats().as_dict()
     run_in_threads(work)
     gc.collect()
-    after = session.stats()
+    after = session.stats().as_dict()
     for key in ("dylibs", "objects", "symbols", "bytes_code", "bytes_data"):
         assert after[key] == before[key]
 
@@ -163,7 +163,7 @@ def test_lookups_and_calls_while_others_load_and_drop(
                 assert kept.lookup("__tvm_ffi_f_0")
                 with pytest.raises(tol.FunctionNotFoundError):
                     kept.get_function("f_1")
-                assert session.stats()["dylibs"] >= 1
+                assert session.stats().dylibs >= 1
                 assert kept.name in session.dylibs
 
     run_in_threads(work)
@@ -193,7 +193,7 @@ def test_dropping_in_another_thread(session: tol.Session, numbered: list[Path]) 
     run_in_threads(work)
     check(functions[0], 0)
     functions.clear()
-    assert session.stats()["objects"] == 0
+    assert session.stats().objects == 0
 
 
 def test_calls_of_one_function_run_side_by_side(session: tol.Session, compile: Compiler) -> None:

@@ -7,16 +7,14 @@ import pytest
 
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
+from frames import FRAMES
 from refusal import Refusal
 
-FIVE = """
+FIVE = f"""
 .text
 .globl __tvm_ffi_five
 __tvm_ffi_five:
-    movq $1, (%rcx)
-    movq $5, 8(%rcx)
-    xorl %eax, %eax
-    ret
+    {FRAMES.five}
 five_end:
 """
 # The common information, with what its augmentation says.
@@ -30,10 +28,10 @@ common_start:
     .string "{letters}"
     .uleb128 1
     .sleb128 -8
-    .byte 16
+    .byte {return_address}
     .uleb128 {size}
     .byte {data}
-    .byte 0x0c, 7, 8, 0x90, 1
+    .byte {at_entry}
     .balign 4
 common_end:
 """
@@ -68,7 +66,13 @@ EXPORT(throw_and_catch) {
 
 
 def table(letters: str, *data: int, records: str = OF_FIVE) -> str:
-    common = COMMON.format(letters=letters, size=len(data), data=", ".join(map(str, data)))
+    common = COMMON.format(
+        letters=letters,
+        size=len(data),
+        data=", ".join(map(str, data)),
+        return_address=FRAMES.return_address,
+        at_entry=FRAMES.at_entry,
+    )
     return FIVE + common + records
 
 

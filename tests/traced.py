@@ -24,5 +24,5 @@ EXPORT(use) { RETURN(2 * add_value(INT(0))); }
 
 
 def sizes(session: tol.Session) -> dict[str, int]:
-    stats = session.stats()
+    stats = session.stats().as_dict()
     return {key: stats[key] for key in ("dylibs", "objects", "symbols", "bytes_code", "bytes_data")}

@@ -6,6 +6,20 @@
 
 namespace object_loader {
 
+namespace {
+
+std::string WithoutNulls(const std::string& message) {
+  std::string shown;
+  for (char each : message) shown += each == '\0' ? std::string("\\0") : std::string(1, each);
+  return shown;
+}
+
+}  // namespace
+
+ObjectLoaderError::ObjectLoaderError(const std::string& message)
+    : std::runtime_error(message.find('\0') == std::string::npos ? message
+                                                                 : WithoutNulls(message)) {}
+
 void ThrowDuplicates(const std::map<std::string, std::string>& duplicates) {
   constexpr size_t kMost = 8;
   std::string text;

@@ -23,7 +23,8 @@ namespace object_loader {
 
 class ObjectLoaderError : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  // Null characters, which names that a user gives may have, are written as \0.
+  explicit ObjectLoaderError(const std::string& message);
 };
 
 class ObjectFormatError : public ObjectLoaderError {
@@ -61,6 +62,12 @@ class FunctionNotFoundError : public ObjectLoaderError {
 class SessionClosedError : public ObjectLoaderError {
  public:
   using ObjectLoaderError::ObjectLoaderError;
+};
+
+// What was waited for did not end in time, or whoever waited was told not to any longer.
+class GaveUpWaiting : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 // A file that the operating system would not give us; becomes the matching subclass of OSError.

@@ -9,6 +9,17 @@
 //
 // No ForkExclusion is held while loaded code runs, or while a thread waits for the interpreter, for
 // another thread or for a turn: a fork waits for what ends by itself only.
+//
+// A signal handler may fork in the middle of anything, also of what its own thread does in a
+// ForkExclusion. Such a fork does not wait for threads that may be waiting for this one: for a
+// Mutex that it holds, or for a fork of their own. POSIX lets the child of a signal handler's fork
+// do little more than exec.
+//
+// Each thread notes in a record of its own whether it is in a ForkExclusion, and whoever forks
+// looks through the records: the threads have no common word that would put all they do in an order
+// (and hide their races from ThreadSanitizer). Order, for a thread that enters and one that forks:
+// the first one writes its record and then reads whether anybody forks; the other one announces
+// that, fences all threads and then reads the records. So at least one of them sees the other.
 #ifndef OBJECT_LOADER_BASE_FORK_LOCK_H_
 #define OBJECT_LOADER_BASE_FORK_LOCK_H_
 
@@ -22,10 +33,10 @@ namespace object_loader {
 class ForkExclusion {
  public:
   ForkExclusion() {
-    if (depth_++ == 0) Enter();
+    if (Depth()++ == 0) Enter();
   }
   ~ForkExclusion() {
-    if (--depth_ == 0) Leave();
+    if (--Depth() == 0) Leave();
   }
   ForkExclusion(const ForkExclusion&) = delete;
   ForkExclusion& operator=(const ForkExclusion&) = delete;
@@ -36,9 +47,14 @@ class ForkExclusion {
   friend struct ForkHandlers;
   static void Enter();
   static void Leave();
+  // Between them this thread, in a ForkExclusion, waits for others.
+  static void BeginWait();
+  static void EndWait();
 
-  // initial-exec: the dynamic linker, which a first use of others may wait for, is not asked.
-  static thread_local uint32_t depth_ __attribute__((tls_model("initial-exec")));
+  // This thread's. Where the process has room for it, the variable has a fixed place in each
+  // thread: then the dynamic linker, which a first use of others may wait for, is not asked. A
+  // function, since callers' registers are not safe in the dynamic linker's (glibc bug 31372).
+  static uint32_t& Depth();
 };
 
 // The other way round: lets forks in again, for as long as it lives, in the middle of this thread's
@@ -54,19 +70,22 @@ class ForkInclusion {
   const uint32_t depth_;
 };
 
-// A std::mutex that a forked child never finds locked.
+// A std::mutex that a forked child never finds locked. What it guards is done in less time than it
+// takes to wake a thread, so a thread tries for some microseconds before it sleeps.
 class Mutex {
  public:
   void lock() {
-    if (ForkExclusion::depth_++ == 0) ForkExclusion::Enter();
-    mutex_.lock();
+    if (ForkExclusion::Depth()++ == 0) ForkExclusion::Enter();
+    if (!mutex_.try_lock()) LockSlowly();
   }
   void unlock() {
     mutex_.unlock();
-    if (--ForkExclusion::depth_ == 0) ForkExclusion::Leave();
+    if (--ForkExclusion::Depth() == 0) ForkExclusion::Leave();
   }
 
  private:
+  void LockSlowly();
+
   std::mutex mutex_;
 };
 

@@ -6,12 +6,20 @@
 #define OBJECT_LOADER_BASE_WAIT_H_
 
 #include <cstdint>
+#include <functional>
 
 namespace object_loader {
 
 // Waits until `word` may have changed from `value`, or somebody called WakeAll.
 void WaitWhile(const uint32_t& word, uint32_t value);
 void WakeAll(const uint32_t& word);
+
+// For a thread that waits for so little that it does not sleep: lets others go first.
+void Yield();
+
+// Asked now and then by whoever waits for something that may never end: whether to go on. It is
+// called without a lock.
+using KeepWaiting = std::function<bool()>;
 
 }  // namespace object_loader
 

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
@@ -18,8 +20,8 @@ namespace {
 
 namespace ffi = tvm::ffi;
 
-// Reads the library binary: a 64-bit length, then that many bytes of little-endian 64-bit counts
-// and numbers, and of strings with their length before them (tvm/ffi, library modules).
+// The library binary of loaded code: a 64-bit length, then that many bytes of little-endian 64-bit
+// counts and numbers, and of strings with their length before them (tvm/ffi, library modules).
 class BinaryReader {
  public:
   explicit BinaryReader(const char* binary) : position_(binary + sizeof(uint64_t)) {
@@ -38,9 +40,9 @@ class BinaryReader {
     return values;
   }
 
-  std::string String() {
+  std::string_view String() {
     uint64_t size = CheckCount(Number(), 1);
-    return std::string(Take(size), size);
+    return {Take(size), size};
   }
 
  private:
@@ -64,20 +66,43 @@ class BinaryReader {
   uint64_t left_;
 };
 
-ffi::Module LoadFromBytes(const std::string& kind, const std::string& bytes) {
-  std::string loader = "ffi.Module.load_from_bytes." + kind;
+// Bytes where they were loaded to: parts can be as large as the weights of a network. They keep the
+// code loaded, since they lie in its memory.
+class LoadedBytesObj : public ffi::detail::BytesObj {
+ public:
+  LoadedBytesObj(std::string_view bytes, std::shared_ptr<void> code) : code_(std::move(code)) {
+    data = bytes.data();
+    size = bytes.size();
+  }
+
+ private:
+  std::shared_ptr<void> code_;
+};
+
+ffi::Module LoadFromBytes(std::string_view kind, std::string_view bytes,
+                          const std::shared_ptr<void>& code) {
+  std::string loader = "ffi.Module.load_from_bytes." + std::string(kind);
   auto load = ffi::Function::GetGlobal(loader);
   if (!load.has_value()) {
     TVM_FFI_THROW(RuntimeError) << "the object embeds a module of kind `" << kind
                                 << "`, but no loader for it is registered: import the package "
                                 << "that registers the global function " << loader;
   }
-  return (*load)(ffi::Bytes(bytes)).cast<ffi::Module>();
+  ffi::ObjectPtr<LoadedBytesObj> object = ffi::make_object<LoadedBytesObj>(bytes, code);
+  TVMFFIAny argument = {};
+  argument.type_index = kTVMFFIBytes;
+  argument.v_obj = ffi::detail::ObjectUnsafe::TVMFFIObjectPtrFromObjectPtr(object);
+  ffi::AnyView view = ffi::AnyView::CopyFromTVMFFIAny(argument);
+  ffi::Any module;
+  load->CallPacked(&view, 1, &module);
+  return std::move(module).cast<ffi::Module>();
 }
 
 // The root of the tree that `binary` describes, with `library` in the place of "_lib". The tree:
 // for module i the children are child_indices[indptr[i]] to child_indices[indptr[i + 1] - 1].
-ffi::Module BuildImports(const char* binary, const ffi::Module& library, bool library_has_its_own) {
+// `code` is what keeps the binary in memory.
+ffi::Module BuildImports(const char* binary, const ffi::Module& library, bool library_has_its_own,
+                         const std::shared_ptr<void>& code) {
   BinaryReader reader(binary);
   std::vector<uint64_t> indptr = reader.Numbers();
   std::vector<uint64_t> child_indices = reader.Numbers();
@@ -93,8 +118,8 @@ ffi::Module BuildImports(const char* binary, const ffi::Module& library, bool li
   }
   std::vector<ffi::Module> modules;
   for (size_t i = 0; i + 1 < indptr.size(); ++i) {
-    std::string kind = reader.String();
-    modules.push_back(kind == "_lib" ? library : LoadFromBytes(kind, reader.String()));
+    std::string_view kind = reader.String();
+    modules.push_back(kind == "_lib" ? library : LoadFromBytes(kind, reader.String(), code));
   }
   for (size_t i = 0; i < modules.size(); ++i) {
     if (library_has_its_own && modules[i].same_as(library)) continue;
@@ -105,40 +130,30 @@ ffi::Module BuildImports(const char* binary, const ffi::Module& library, bool li
   return modules.front();
 }
 
-// For loaded code, which looks functions up among the imports of its module. What it made can
-// outlive that module.
-int LookUpInImports(void* library_ctx, const char* name, TVMFFIObjectHandle* out) {
-  if (library_ctx) return TVMFFIEnvModLookupFromImports(library_ctx, name, out);
-  std::string message = std::string("cannot look up `") + name +
-                        "` among the imports of a module that was dropped: hold the module";
-  TVMFFIErrorSetRaisedFromCStr("SessionClosedError", message.c_str());
-  return -1;
-}
-
-ModulePtr FromRepresentation(const std::shared_ptr<void>& representation) {
-  return static_cast<ffi::WeakObjectPtr<ObjectModuleObj>*>(representation.get())->lock();
-}
-
 }  // namespace
 
-void WatchImportLookups() {
-  ReplaceProcessSymbol("TVMFFIEnvModLookupFromImports", reinterpret_cast<void*>(LookUpInImports));
+ModulePtr ModuleOf(const Dylib& dylib) {
+  return static_cast<ffi::WeakObjectPtr<ObjectModuleObj>*>(dylib.representation().get())->lock();
 }
 
 ModulePtr CreateModule(std::shared_ptr<Session> session, const std::optional<std::string>& name,
-                       const std::vector<LinkedTo>& link_order) {
+                       const std::vector<LinkedTo>& link_order, bool replaces) {
   std::vector<Link> links;
   for (const LinkedTo& entry : link_order) {
     if (const auto* path = std::get_if<std::string>(&entry)) {
-      CheckSharedLibrary(*path);
-      links.push_back({nullptr, nullptr, SharedLibrary::Open(*path)});
+      auto library = SharedLibrary::FindOpen(*path);
+      if (!library) {
+        CheckSharedLibrary(*path);
+        library = SharedLibrary::Open(*path);
+      }
+      links.push_back({nullptr, nullptr, std::move(library)});
     } else {
       const ModulePtr& module = std::get<ModulePtr>(entry);
       links.push_back(
           {module->dylib().shared_from_this(), std::make_shared<ModulePtr>(module), nullptr});
     }
   }
-  auto dylib = Dylib::Create(std::move(session), name, std::move(links));
+  auto dylib = Dylib::Create(std::move(session), name, std::move(links), replaces);
   auto module = ffi::make_object<ObjectModuleObj>(dylib);
   dylib->Publish(std::make_shared<ffi::WeakObjectPtr<ObjectModuleObj>>(module));
   return module;
@@ -146,9 +161,8 @@ ModulePtr CreateModule(std::shared_ptr<Session> session, const std::optional<std
 
 std::vector<ModulePtr> ModulesOf(Session& session) {
   std::vector<ModulePtr> modules;
-  for (const auto& member : session.Members()) {
-    const auto& representation = static_cast<Dylib&>(*member).representation();
-    if (ModulePtr module = FromRepresentation(representation)) modules.push_back(module);
+  for (const auto& member : session.NamedMembers()) {
+    if (ModulePtr module = ModuleOf(static_cast<Dylib&>(*member))) modules.push_back(module);
   }
   return modules;
 }
@@ -172,6 +186,12 @@ ObjectModuleObj::~ObjectModuleObj() {
   dylib_.reset();
 }
 
+ObjectModuleObj* ObjectModuleObj::From(TVMFFIObject* object) {
+  if (!object || object->type_index != kTVMFFIModule) return nullptr;
+  auto* module = static_cast<ffi::ModuleObj*>(reinterpret_cast<ffi::Object*>(object));
+  return module->kind() == kKind ? static_cast<ObjectModuleObj*>(module) : nullptr;
+}
+
 int ObjectModuleObj::GetPropertyMask() const {
   return ffi::Module::kBinarySerializable | ffi::Module::kRunnable;
 }
@@ -182,9 +202,10 @@ void ObjectModuleObj::ThrowIfClosed() const {
   }
 }
 
-ffi::Function ObjectModuleObj::MakeFunction(void* address) {
-  auto function = ffi::make_object<ExportedFunctionObj>(
-      ffi::GetObjectPtr<ObjectModuleObj>(this), reinterpret_cast<TVMFFISafeCallType>(address));
+ffi::Function ObjectModuleObj::MakeFunction(void* address, const std::string& name) {
+  auto function =
+      ffi::make_object<ExportedFunctionObj>(ffi::GetObjectPtr<ObjectModuleObj>(this),
+                                            reinterpret_cast<TVMFFISafeCallType>(address), name);
   return ffi::GetRef<ffi::Function>(static_cast<ffi::FunctionObj*>(function.get()));
 }
 
@@ -192,22 +213,28 @@ ffi::Optional<ffi::Function> ObjectModuleObj::GetFunction(const ffi::String& nam
   ThrowIfClosed();
   void* address = dylib_->FindFunction(name);
   if (!address) return std::nullopt;
-  return MakeFunction(address);
+  return MakeFunction(address, name);
 }
 
 ffi::Function ObjectModuleObj::RequireFunction(const std::string& name) {
-  return MakeFunction(dylib_->GetFunction(name));
+  return MakeFunction(dylib_->GetFunction(name), name);
 }
 
 ffi::Optional<ffi::String> ObjectModuleObj::CallGetter(const std::string& symbol) {
   ThrowIfClosed();
   void* address = dylib_->FindSymbol(symbol);
   if (!address) return std::nullopt;
-  CallScope scope(dylib_->gate());
-  if (!scope.entered()) ThrowIfClosed();
-  ffi::Any result =
-      ffi::Function::InvokeExternC(nullptr, reinterpret_cast<TVMFFISafeCallType>(address));
-  KeepCodeOf(ffi::AnyView(result).CopyToTVMFFIAny());
+  ffi::Any result;
+  bool entered;
+  {
+    CallScope scope(dylib_->gate());
+    entered = scope.entered();
+    if (entered) {
+      result = ffi::Function::InvokeExternC(nullptr, reinterpret_cast<TVMFFISafeCallType>(address));
+      KeepCodeOf(ffi::AnyView(result).CopyToTVMFFIAny());
+    }
+  }
+  if (!entered) ThrowIfClosed();
   return std::move(result).cast<ffi::String>();
 }
 
@@ -219,11 +246,35 @@ ffi::Optional<ffi::String> ObjectModuleObj::GetFunctionDoc(const ffi::String& na
   return CallGetter(std::string(ffi::symbol::tvm_ffi_doc_prefix) + std::string(name));
 }
 
-void ObjectModuleObj::Load(Inputs inputs) {
+ObjectModuleObj::Holders ObjectModuleObj::CountHolders(uint64_t references) const {
+  Holders holders;
+  holders.functions = static_cast<uint64_t>(functions_.load(std::memory_order_relaxed));
+  // Each dylib that is linked to this one holds its module.
+  uint64_t known = holders.functions + dylib_->code().CountNeeds().dylibs +
+                   static_cast<uint64_t>(handles_.load(std::memory_order_relaxed));
+  holders.others = references - std::min(references, known);
+  return holders;
+}
+
+ffi::Module ObjectModuleObj::Load(llvm::function_ref<Inputs()> read, LoadRecord& record) {
+  Inputs inputs = read();
   if (dylib_->closed()) throw SessionClosedError(dylib_->ClosedMessage());
   Scope::Libraries opened;
-  for (const std::string& path : inputs.libraries()) opened.push_back(SharedLibrary::Open(path));
-  dylib_->Load(std::move(inputs), opened, [this] { BindContext(); });
+  if (!inputs.libraries().empty()) {
+    record.Enter(LoadRecord::kLinking);
+    record.libraries = inputs.libraries();
+    for (const std::string& path : inputs.libraries()) opened.push_back(SharedLibrary::Open(path));
+  }
+  ffi::Module root = Self();
+  Tree before = Known();
+  try {
+    dylib_->Load(std::move(inputs), opened, [&] { root = BindContext(); }, record);
+  } catch (...) {
+    ForgetUnlessLoaded(before);
+    throw;
+  }
+  record.Succeed();
+  return root;
 }
 
 void** ObjectModuleObj::FindContext(const std::string& symbol) const {
@@ -255,47 +306,106 @@ const char* ObjectModuleObj::FindLibraryBinary() const {
   return static_cast<const char*>(binary);
 }
 
-void ObjectModuleObj::BindContext() {
+ffi::Module ObjectModuleObj::BindContext() {
   ffi::Module::VisitContextSymbols(
       ffi::TypedFunction<void(ffi::String, void*)>([this](ffi::String name, void* value) {
         if (void** variable = FindContext(name)) *variable = value;
       }));
   auto** context = FindContext(ffi::symbol::tvm_ffi_library_ctx);
   const char* binary = FindLibraryBinary();
-  void* context_before = context ? std::exchange(*context, this) : nullptr;
-  if (!binary || binary == library_binary_) return;
   // tvm-ffi takes a module's address in its registries for the address of a ModuleObj.
-  ffi::Module self(ffi::GetObjectPtr<ffi::ModuleObj>(this));
+  void* context_before = context ? std::exchange(*context, this) : nullptr;
+  if (!binary || binary == Known().binary) return Root();
+  std::shared_ptr<void> code;
   try {
-    BuildImports(binary, self, false);
+    code = dylib_->code().Keep();
+    ffi::Module root = BuildImports(binary, Self(), false, code);
+    Remember(binary, root);
+    return root;
   } catch (...) {
     // The code may outlive the failed load, and this module.
     if (context) *context = context_before;
+    if (code.use_count() > 1) dylib_->NoteEarlyUse();
     throw;
   }
-  library_binary_ = binary;
+}
+
+ffi::Module ObjectModuleObj::Self() { return ffi::Module(ffi::GetObjectPtr<ffi::ModuleObj>(this)); }
+
+ObjectModuleObj::Tree ObjectModuleObj::Known() const {
+  std::lock_guard<Mutex> lock(tree_mutex_);
+  return tree_;
+}
+
+void ObjectModuleObj::Remember(const char* binary, const ffi::Module& root) {
+  auto* object = const_cast<ffi::ModuleObj*>(root.operator->());
+  Tree tree;
+  tree.binary = binary;
+  tree.is_rooted_here = object == this;
+  if (!tree.is_rooted_here) {
+    tree.root = ffi::WeakObjectPtr<ffi::ModuleObj>(ffi::GetObjectPtr<ffi::ModuleObj>(object));
+  }
+  std::lock_guard<Mutex> lock(tree_mutex_);
+  std::swap(tree_, tree);
+}
+
+// A load that failed may have loaded others from its initializers, which saw its library binary.
+void ObjectModuleObj::ForgetUnlessLoaded(const Tree& before) {
+  const void* binary = dylib_->FindSymbol(ffi::symbol::tvm_ffi_library_bin);
+  std::lock_guard<Mutex> lock(tree_mutex_);
+  if (tree_.binary != binary) tree_ = before.binary == binary ? before : Tree();
 }
 
 ffi::Module ObjectModuleObj::Root() {
   ThrowIfClosed();
-  ffi::Module self(ffi::GetObjectPtr<ffi::ModuleObj>(this));
-  if (!library_binary_) return self;
-  if (auto known = root_.lock()) return ffi::Module(known);
-  ffi::Module root = BuildImports(library_binary_, self, true);
-  root_ = ffi::WeakObjectPtr<ffi::ModuleObj>(
-      ffi::GetObjectPtr<ffi::ModuleObj>(const_cast<ffi::ModuleObj*>(root.operator->())));
+  Tree tree = Known();
+  if (!tree.binary || tree.is_rooted_here) return Self();
+  if (auto known = tree.root.lock()) return ffi::Module(known);
+  ffi::Module root = BuildImports(tree.binary, Self(), true, dylib_->code().Keep());
+  Remember(tree.binary, root);
   return root;
 }
 
-ExportedFunctionObj::ExportedFunctionObj(ModulePtr module, TVMFFISafeCallType code)
-    : code_(code), gate_(module->dylib().gate()), module_(std::move(module)) {
+ExportedFunctionObj::ExportedFunctionObj(ModulePtr module, TVMFFISafeCallType code,
+                                         const std::string& name)
+    : code_(code), gate_(module->dylib().gate()), module_(std::move(module)), name_(name) {
   safe_call = SafeCall;
   cpp_call = nullptr;
+  module_->CountFunction(1);
 }
 
 int ExportedFunctionObj::RaiseClosed() const {
   TVMFFIErrorSetRaisedFromCStr("SessionClosedError", module_->dylib().ClosedMessage().c_str());
   return -1;
+}
+
+int ExportedFunctionObj::CallWithObjects(const CallScope& scope, const TVMFFIAny* args,
+                                         int32_t num_args, TVMFFIAny* result) const {
+  const bool is_nested = scope.is_nested();
+  Crossing crossing(args, num_args, /*gates=*/1);
+  int code = code_(nullptr, args, num_args, result);
+  crossing.Leave(code, *result, [this] { module_->dylib().code().KeepForEver(); });
+  code = KeepCodeOfOutcome(code, *result);
+  return code == 0 && is_nested ? NoteGiven(*result) : code;
+}
+
+void ExportedFunctionObj::LeaveOutermost(const CallScope& scope) const {
+  auto keep_for_ever = [this] { module_->dylib().code().KeepForEver(); };
+  try {
+    Crossing::LeaveOutermost(scope.record(), keep_for_ever);
+  } catch (const std::bad_alloc&) {
+    keep_for_ever();
+  }
+}
+
+int ExportedFunctionObj::NoteGiven(TVMFFIAny& result) {
+  try {
+    Crossing::NoteGiven(result);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    TVMFFIObjectDecRef(std::exchange(result, {}).v_obj);
+    return RaiseOutOfMemory();
+  }
 }
 
 int ExportedFunctionObj::SafeCall(void* self, const TVMFFIAny* args, int32_t num_args,

@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ffi/retained_objects.h"
 
-#include <tvm/ffi/container/map_base.h>
+#include <tvm/ffi/cast.h>
 #include <tvm/ffi/error.h>
 #include <tvm/ffi/function.h>
 #include <tvm/ffi/object.h>
 
-#include <array>
+#include <algorithm>
+#include <cstddef>
 #include <memory>
-#include <mutex>
+#include <memory_resource>
 #include <new>
-#include <unordered_map>
+#include <optional>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
-#include "base/fork_lock.h"
-#include "session/dylib.h"
+#include "ffi/backtrace.h"
+#include "ffi/module.h"
+#include "session/call_gate.h"
+#include "session/trampolines.h"
 
 namespace object_loader {
 
@@ -24,318 +27,432 @@ namespace {
 
 namespace ffi = tvm::ffi;
 
-using Deleter = void (*)(void*, int);
-using Code = std::shared_ptr<void>;
+using Loaded = CodeLifetime::Loaded;
+using DataDeleter = void(void*);
+using ObjectDeleter = void(void*, int);
+using SafeCall = int(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);
+using CxxCall = void(const ffi::FunctionObj*, const ffi::AnyView*, int32_t, ffi::Any*);
 
 ffi::Error OutOfMemory() { return ffi::Error("MemoryError", "out of memory in a call", ""); }
 // For when there is no memory for an error.
 const ffi::Error* spare_error = nullptr;
 
-// What an object had before its pointers were replaced.
-struct Kept {
-  Deleter deleter;
-  TVMFFIFunctionCell calls;  // of a function
-  Code code;
-};
+Trampolines& AllTrampolines() {
+  static Trampolines& trampolines = Trampolines::OfProcess();
+  return trampolines;
+}
 
-// All objects that keep code. In parts, so that threads seldom wait for each other.
-class KeptObjects {
+template <typename Handler>
+void* Address(Handler* handler) {
+  return reinterpret_cast<void*>(handler);
+}
+
+// While a function runs: it may drop itself.
+class UseOfCode {
  public:
-  // False where the object is there already.
-  bool Add(TVMFFIObject* object, Kept kept) {
-    Part& part = PartOf(object);
-    std::lock_guard<Mutex> lock(part.mutex);
-    return part.objects.try_emplace(object, std::move(kept)).second;
+  explicit UseOfCode(Loaded* load) : load_(load) {
+    if (load_) load_->AddUses(1);
   }
-  Kept Find(const void* object) {
-    Part& part = PartOf(object);
-    std::lock_guard<Mutex> lock(part.mutex);
-    return part.objects.at(object);
+  ~UseOfCode() {
+    if (load_) load_->EndUses(1);
   }
-  Kept Remove(const void* object) {
-    Part& part = PartOf(object);
-    std::lock_guard<Mutex> lock(part.mutex);
-    auto found = part.objects.find(object);
-    Kept kept = std::move(found->second);
-    part.objects.erase(found);
-    return kept;
-  }
+  UseOfCode(const UseOfCode&) = delete;
+  UseOfCode& operator=(const UseOfCode&) = delete;
 
  private:
-  struct Part {
-    Mutex mutex;
-    std::unordered_map<const void*, Kept> objects;
-  };
-  Part& PartOf(const void* object) {
-    return parts_[(reinterpret_cast<uintptr_t>(object) >> 5) % parts_.size()];
-  }
-  std::array<Part, 16> parts_;
+  Loaded* load_;
 };
 
-// Never destroyed: objects may outlive everything else.
-KeptObjects& Objects() {
-  static auto* objects = new KeptObjects;
-  return *objects;
+// What this thread's calls were given meanwhile, by those that loaded code called.
+struct Given {
+  std::vector<ffi::WeakObjectPtr<ffi::Object>> objects;
+  size_t room = 64;      // when there are so many, those that are gone are taken out
+  uint64_t version = 0;  // how often that was done
+
+  void Add(TVMFFIObject* object) {
+    if (objects.size() >= room) {
+      objects.erase(std::remove_if(objects.begin(), objects.end(),
+                                   [](auto& each) { return each.lock() == nullptr; }),
+                    objects.end());
+      room = std::max<size_t>(64, 2 * objects.size());
+      ++version;
+    }
+    objects.emplace_back(ffi::GetObjectPtr<ffi::Object>(
+        ffi::detail::ObjectUnsafe::RawObjectPtrFromUnowned<ffi::Object>(object)));
+  }
+  // From the one of this number on; `keep_for_ever` as in Crossing::Leave. Throws std::bad_alloc.
+  void KeepCode(size_t first, llvm::function_ref<void()> keep_for_ever);
+};
+
+Given* GivenOf(const ThreadRecord& record) { return static_cast<Given*>(record.given); }
+
+void DropGiven(ThreadRecord& record) {
+  delete static_cast<Given*>(std::exchange(record.given, nullptr));
 }
 
-template <typename Cell>
-Cell* CellOf(TVMFFIObject* object) {
-  return reinterpret_cast<Cell*>(reinterpret_cast<char*>(object) + sizeof(TVMFFIObject));
+// The handlers.
+
+void DeleteObject(void* object, int flags, void*, void*, Trampoline* self) {
+  Loaded* load = self->load;
+  self->Original<ObjectDeleter>()(object, flags);
+  if (flags & kTVMFFIObjectDeleterFlagBitMaskWeak) load->EndUses(1);
 }
 
-void DeleteObject(void* object, int flags) {
-  // Once the memory is free another object may have the address.
-  bool last = (flags & kTVMFFIObjectDeleterFlagBitMaskWeak) != 0;
-  Kept kept = last ? Objects().Remove(object) : Objects().Find(object);
-  kept.deleter(object, flags);
+void DeleteData(void* data, void*, void*, void*, Trampoline* self) {
+  Loaded* load = self->load;
+  self->Original<DataDeleter>()(data);
+  load->EndUses(1);
 }
 
-int CallFunction(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result) {
-  // The code is kept for the call, too: the callee may drop itself.
-  Kept kept = Objects().Find(self);
-  return KeepCodeOfOutcome(kept.calls.safe_call(self, args, num_args, result), *result);
-}
-
-// As FunctionObj::FCall.
-void CallFunctionFromCxx(const ffi::FunctionObj* self, const ffi::AnyView* args, int32_t num_args,
-                         ffi::Any* result) {
-  Kept kept = Objects().Find(self);
+int CallFunction(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result,
+                 Trampoline* trampoline) {
+  Loaded* load = trampoline->load;
+  UseOfCode use(load);
+  auto keep_for_ever = [load] {
+    if (load) load->KeepForEver();
+  };
   try {
-    reinterpret_cast<ffi::FunctionObj::FCall>(kept.calls.cpp_call)(self, args, num_args, result);
+    Crossing crossing(args, num_args, /*gates=*/0);
+    int code = trampoline->Original<SafeCall>()(self, args, num_args, result);
+    if (code != 0 && !load) AddCallersToRaised();
+    if (load) crossing.Leave(code, *result, keep_for_ever);
+    code = KeepCodeOfOutcome(code, *result);
+    if (code != 0) return code;
+    try {
+      Crossing::NoteGiven(*result);
+      return 0;
+    } catch (const std::bad_alloc&) {
+      TVMFFIObjectDecRef(std::exchange(*result, {}).v_obj);
+      return RaiseOutOfMemory();
+    }
+  } catch (const std::bad_alloc&) {
+    return RaiseOutOfMemory();
+  }
+}
+
+[[noreturn]] void ThrowOutOfMemory() {
+  RaiseOutOfMemory();
+  throw ffi::detail::MoveFromSafeCallRaised();
+}
+
+// The same for calls that pass exceptions on.
+void CallFromCxx(const ffi::FunctionObj* self, const ffi::AnyView* args, int32_t num_args,
+                 ffi::Any* result, Trampoline* trampoline) {
+  Loaded* load = trampoline->load;
+  UseOfCode use(load);
+  auto keep_for_ever = [load] {
+    if (load) load->KeepForEver();
+  };
+  std::optional<Crossing> crossing;
+  try {
+    crossing.emplace(reinterpret_cast<const TVMFFIAny*>(args), num_args, /*gates=*/0u);
+  } catch (const std::bad_alloc&) {
+    ThrowOutOfMemory();
+  }
+  try {
+    trampoline->Original<CxxCall>()(self, args, num_args, result);
   } catch (const ffi::Error& error) {
+    if (!load) AddCallersTo(ffi::AnyView(error).CopyToTVMFFIAny().v_obj);
+    if (load) crossing->LeaveByException(keep_for_ever);
     try {
       KeepCodeOf(ffi::AnyView(error).CopyToTVMFFIAny());
     } catch (const std::bad_alloc&) {
-      RaiseOutOfMemory();
-      throw ffi::detail::MoveFromSafeCallRaised();
+      ThrowOutOfMemory();
     }
     throw;
+  } catch (...) {
+    if (load) crossing->LeaveByException(keep_for_ever);
+    throw;
   }
+  TVMFFIAny value = ffi::AnyView(*result).CopyToTVMFFIAny();
+  if (load) crossing->Leave(0, value, keep_for_ever);
   try {
-    KeepCodeOf(ffi::AnyView(*result).CopyToTVMFFIAny());
+    if (value.type_index < kTVMFFIStaticObjectBegin) return;
+    KeepCodeOf(value);
+    Crossing::NoteGiven(value);
   } catch (const std::bad_alloc&) {
     *result = nullptr;  // while its code is there
-    RaiseOutOfMemory();
-    throw ffi::detail::MoveFromSafeCallRaised();
+    ThrowOutOfMemory();
   }
 }
 
-bool IsKept(const TVMFFIObject* object) { return object->deleter == DeleteObject; }
-
-// Whoever calls this holds the object, so that nobody uses its deleter meanwhile.
-void Keep(TVMFFIObject* object, Code code) {
-  auto* function =
-      object->type_index == kTVMFFIFunction ? CellOf<TVMFFIFunctionCell>(object) : nullptr;
-  Kept kept = {object->deleter, function ? *function : TVMFFIFunctionCell{}, std::move(code)};
-  // Another thread may have been faster.
-  if (kept.deleter == DeleteObject || !Objects().Add(object, std::move(kept))) return;
-  if (function) {
-    if (function->cpp_call) function->cpp_call = reinterpret_cast<void*>(CallFunctionFromCxx);
-    function->safe_call = CallFunction;
-  }
-  object->deleter = DeleteObject;
+// Replaces a function of the object's, unless another thread was faster.
+template <typename Function>
+bool Replace(Function*& place, void* original, const Trampoline& trampoline) {
+  return __atomic_compare_exchange_n(&reinterpret_cast<void*&>(place), &original, trampoline.code,
+                                     false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
-Code CodeOf(TVMFFIObject* object) {
-  Code code = CodeLifetime::KeepCodeAt(reinterpret_cast<void*>(object->deleter));
-  if (!code && object->type_index == kTVMFFIFunction) {
-    code = CodeLifetime::KeepCodeAt(
-        reinterpret_cast<void*>(CellOf<TVMFFIFunctionCell>(object)->safe_call));
-  }
-  return code;
+template <typename Function, typename Handler>
+void WatchCall(Function*& place, Loaded* load, Handler* handler) {
+  void* original = FunctionIn(place);
+  if (!original || AllTrampolines().Have(original)) return;
+  Replace(place, original, AllTrampolines().Get(load, original, Address(handler)));
+}
+
+void WatchCalls(TVMFFIObject* function, Loaded* load) {
+  auto* cell = CellOf<TVMFFIFunctionCell>(function);
+  WatchCall(cell->cpp_call, load, CallFromCxx);
+  WatchCall(cell->safe_call, load, CallFunction);
 }
 
 // Walks from an object to all that it holds.
 class Walk {
  public:
-  void Visit(TVMFFIObject* object) {
-    Push(object);
+  enum class Reach {
+    kOwn,  // what others made is theirs to look after, but for what can be changed
+    kAll,
+  };
+
+  explicit Walk(Reach reach) : reach_(reach) {}
+  ~Walk() { EndSpareUses(); }
+  Walk(const Walk&) = delete;
+  Walk& operator=(const Walk&) = delete;
+
+  // Whether anything was met that can be changed.
+  bool met_mutable() const { return met_mutable_; }
+  // Whether anything was met whose memory may be loaded code's, which does not show.
+  bool met_opaque() const { return met_mutable_dict_ && !IsMapLayoutKnown(); }
+
+  // `is_owned`: by the caller alone, if it has the one reference that there is.
+  void Visit(TVMFFIObject* object, bool is_owned) {
+    Meet(object, true, is_owned);
     while (!waiting_.empty()) {
-      TVMFFIObject* next = waiting_.back();
+      auto [next, is_new] = waiting_.back();
       waiting_.pop_back();
-      VisitOne(next);
+      expected_ = CountOfChildren(next);
+      if (next->type_index == kTVMFFIDict) KeepDataOf(next);
+      // As long as the container is nobody else's, so is what it alone holds.
+      bool is_only_here = is_new;
+      VisitChildren(next, [&](TVMFFIObject* child, bool is_lasting) {
+        Meet(child, is_lasting, is_only_here);
+      });
     }
+  }
+
+  // As if the object's deleter were in the code.
+  void Keep(TVMFFIObject* object, Loaded* load) {
+    void* original = FunctionIn(object->deleter);
+    if (AllTrampolines().Have(original)) return;
+    Keep(object, original, AllTrampolines().Get(load, original, Address(DeleteObject)), false);
   }
 
  private:
-  void Push(void* object) {
-    if (object) waiting_.push_back(static_cast<TVMFFIObject*>(object));
-  }
-  void Push(const TVMFFIAny& value) {
-    if (value.type_index >= kTVMFFIStaticObjectBegin) Push(value.v_obj);
-  }
-
-  void VisitOne(TVMFFIObject* object) {
-    bool was_kept = IsKept(object);
-    bool is_mutable = object->type_index == kTVMFFIList || object->type_index == kTVMFFIDict;
-    if (was_kept && !is_mutable) return;
-    if (!was_kept) {
-      Code code = CodeOf(object);
-      // What others made is theirs to look after, with all that it holds.
-      if (!code) return;
-      Keep(object, std::move(code));
+  void Meet(TVMFFIObject* object, bool is_lasting, bool may_be_only_here) {
+    bool is_only_here = false;
+    bool is_new = Keep(object, may_be_only_here, is_only_here);
+    int32_t type = object->type_index;
+    if (type == kTVMFFIFunction) {
+      if (!is_new && reach_ == Reach::kAll) Watch(object);
+      return;
     }
-    if (is_mutable && !visited_.insert(object).second) return;
-    PushChildren(object);
-  }
-
-  void PushChildren(TVMFFIObject* object) {
-    switch (object->type_index) {
-      case kTVMFFIArray:
-      case kTVMFFIList: {
-        auto* sequence = CellOf<TVMFFISeqCell>(object);
-        auto* elements = static_cast<const TVMFFIAny*>(sequence->data);
-        for (int64_t i = 0; i < sequence->size; ++i) Push(elements[i]);
-        break;
-      }
-      case kTVMFFIMap:
-      case kTVMFFIDict: {
-        auto* map = ffi::detail::ObjectUnsafe::RawObjectPtrFromUnowned<ffi::MapBaseObj>(object);
-        for (auto& [key, value] : *map) {
-          Push(ffi::AnyView(key).CopyToTVMFFIAny());
-          Push(ffi::AnyView(value).CopyToTVMFFIAny());
-        }
-        break;
-      }
-      case kTVMFFIError: {
-        auto* error = CellOf<TVMFFIErrorCell>(object);
-        Push(error->cause_chain);
-        Push(error->extra_context);
-        break;
-      }
-      default:
-        if (object->type_index >= kTVMFFIDynObjectBegin) PushFields(object);
+    if (!CanHoldObjects(type)) return;
+    bool is_mutable = type != kTVMFFIArray && type != kTVMFFIMap;
+    met_mutable_ |= is_mutable;
+    met_mutable_dict_ |= type == kTVMFFIDict;
+    if (!is_new) {
+      if (reach_ == Reach::kOwn && !is_mutable) return;
+      if (!visited_.insert(object).second) return;
     }
+    if (!is_lasting) {
+      held_.push_back(ffi::GetObjectPtr<ffi::Object>(
+          ffi::detail::ObjectUnsafe::RawObjectPtrFromUnowned<ffi::Object>(object)));
+    }
+    waiting_.emplace_back(object, is_new && is_only_here);
   }
 
-  // The fields that a class has told tvm-ffi of.
-  void PushFields(TVMFFIObject* object) {
-    const TVMFFITypeInfo* type = TVMFFIGetTypeInfo(object->type_index);
-    if (!type) return;
-    auto push = [&](const TVMFFITypeInfo& info) {
-      for (int i = 0; i < info.num_fields; ++i) {
-        const TVMFFIFieldInfo& field = info.fields[i];
-        TVMFFIAny value = {};
-        if (field.getter(reinterpret_cast<char*>(object) + field.offset, &value) != 0) continue;
-        if (value.type_index < kTVMFFIStaticObjectBegin) continue;
-        owned_.push_back(ffi::detail::ObjectUnsafe::ObjectPtrFromOwned<ffi::Object>(value.v_obj));
-        Push(value);
-      }
-    };
-    for (int i = 1; i < type->type_depth; ++i) push(*type->type_ancestors[i]);
-    push(*type);
+  // Whether the object is loaded code's, and was not kept before.
+  bool Keep(TVMFFIObject* object, bool may_be_only_here, bool& is_only_here) {
+    void* original = FunctionIn(object->deleter);
+    Trampoline* trampoline = AllTrampolines().OfLoadedCode(original, Address(DeleteObject));
+    if (!trampoline) {
+      if (object->type_index != kTVMFFIFunction) return false;
+      auto* cell = CellOf<TVMFFIFunctionCell>(object);
+      Trampoline* call =
+          AllTrampolines().OfLoadedCode(FunctionIn(cell->safe_call), Address(CallFunction));
+      if (!call) return false;
+      trampoline = &AllTrampolines().Get(call->load, original, Address(DeleteObject));
+    }
+    constexpr uint64_t kOne = 1ULL << 32 | 1;  // one reference, and none that is weak
+    is_only_here =
+        may_be_only_here && __atomic_load_n(&object->combined_ref_count, __ATOMIC_RELAXED) == kOne;
+    return Keep(object, original, *trampoline, is_only_here);
   }
 
-  std::vector<TVMFFIObject*> waiting_;
-  std::unordered_set<const TVMFFIObject*> visited_;
-  std::vector<ffi::ObjectPtr<ffi::Object>> owned_;
+  bool Keep(TVMFFIObject* object, void* original, const Trampoline& trampoline, bool is_only_here) {
+    // Beforehand: where there is no memory for it, nothing is half done.
+    if (object->type_index == kTVMFFIFunction) WatchCalls(object, trampoline.load);
+    AddUse(trampoline.load);
+    if (is_only_here) {
+      object->deleter = reinterpret_cast<ObjectDeleter*>(trampoline.code);
+    } else if (!Replace(object->deleter, original, trampoline)) {
+      ++spare_uses_;
+      return false;
+    }
+    return true;
+  }
+
+  // A map's table may be of another map, of loaded code, whose entries it took over.
+  void KeepDataOf(TVMFFIObject* dict) {
+    void** place = DataDeleterOf(dict);
+    if (!place) return;
+    void* original = FunctionIn(*place);
+    Trampoline* trampoline = AllTrampolines().OfLoadedCode(original, Address(DeleteData));
+    if (!trampoline) return;
+    AddUse(trampoline->load);
+    if (!Replace(*place, original, *trampoline)) ++spare_uses_;
+  }
+
+  // Uses are counted before they begin, for several objects at a time.
+  void AddUse(Loaded* load) {
+    if (load != load_ || spare_uses_ == 0) {
+      EndSpareUses();
+      spare_uses_ = std::max<int64_t>(expected_, 1);
+      load->AddUses(spare_uses_);
+      load_ = load;
+    }
+    --spare_uses_;
+  }
+  void EndSpareUses() {
+    if (spare_uses_ != 0) load_->EndUses(std::exchange(spare_uses_, 0));
+  }
+
+  const Reach reach_;
+  // Most walks end without the heap.
+  alignas(std::max_align_t) char memory_[768];
+  std::pmr::monotonic_buffer_resource allocator_{memory_, sizeof(memory_)};
+  std::pmr::vector<std::pair<TVMFFIObject*, bool>> waiting_{&allocator_};
+  std::pmr::unordered_set<const TVMFFIObject*> visited_{&allocator_};
+  std::pmr::vector<ffi::ObjectPtr<ffi::Object>> held_{&allocator_};
+  Loaded* load_ = nullptr;
+  uint64_t spare_uses_ = 0;
+  int64_t expected_ = 0;
+  bool met_mutable_ = false;
+  bool met_mutable_dict_ = false;
 };
-
-// What loaded code has tvm-ffi make of a function of its own keeps the code.
-template <typename Create>
-int CreateAndKeep(void* function, TVMFFIObjectHandle* created, const Create& create) {
-  Code code;
-  try {
-    code = CodeLifetime::KeepCodeAt(function);
-  } catch (const std::bad_alloc&) {
-    return RaiseOutOfMemory();
-  }
-  int failed = create();
-  if (failed || !code) return failed;
-  try {
-    Keep(static_cast<TVMFFIObject*>(*created), code);
-  } catch (const std::bad_alloc&) {
-    // What it was made of can't be given back, so the code stays for ever.
-    alignas(Code) char never_destroyed[sizeof(Code)];
-    new (never_destroyed) Code(std::move(code));
-  }
-  return 0;
-}
-
-// What tvm-ffi knows for ever keeps the code for ever.
-void KeepForEver(const void* function) {
-  if (Code code = CodeLifetime::KeepCodeAt(function)) new Code(std::move(code));
-}
-
-int FunctionCreate(void* self, TVMFFISafeCallType safe_call, void (*deleter)(void*),
-                   TVMFFIObjectHandle* out) {
-  return CreateAndKeep(reinterpret_cast<void*>(safe_call), out,
-                       [&] { return TVMFFIFunctionCreate(self, safe_call, deleter, out); });
-}
-
-int ObjectCreateOpaque(void* handle, int32_t type_index, void (*deleter)(void*),
-                       TVMFFIObjectHandle* out) {
-  return CreateAndKeep(reinterpret_cast<void*>(deleter), out,
-                       [&] { return TVMFFIObjectCreateOpaque(handle, type_index, deleter, out); });
-}
-
-int TensorFromDLPack(DLManagedTensor* from, int32_t alignment, int32_t contiguous,
-                     TVMFFIObjectHandle* out) {
-  void* deleter = from ? reinterpret_cast<void*>(from->deleter) : nullptr;
-  return CreateAndKeep(deleter, out,
-                       [&] { return TVMFFITensorFromDLPack(from, alignment, contiguous, out); });
-}
-
-int TensorFromDLPackVersioned(DLManagedTensorVersioned* from, int32_t alignment, int32_t contiguous,
-                              TVMFFIObjectHandle* out) {
-  void* deleter = from ? reinterpret_cast<void*>(from->deleter) : nullptr;
-  return CreateAndKeep(deleter, out, [&] {
-    return TVMFFITensorFromDLPackVersioned(from, alignment, contiguous, out);
-  });
-}
-
-// Calls `keep` and, if there was memory for it, `call`.
-template <typename Keep, typename Call>
-int KeepAndCall(const Keep& keep, const Call& call) {
-  try {
-    keep();
-  } catch (const std::bad_alloc&) {
-    return RaiseOutOfMemory();
-  }
-  return call();
-}
-
-int FunctionSetGlobal(const TVMFFIByteArray* name, TVMFFIObjectHandle function, int override) {
-  return KeepAndCall(
-      [&] {
-        if (function) Walk().Visit(static_cast<TVMFFIObject*>(function));
-      },
-      [&] { return TVMFFIFunctionSetGlobal(name, function, override); });
-}
-
-int FunctionSetGlobalFromMethodInfo(const TVMFFIMethodInfo* method, int override) {
-  return KeepAndCall([&] { KeepCodeOf(method->method); },
-                     [&] { return TVMFFIFunctionSetGlobalFromMethodInfo(method, override); });
-}
-
-int TypeRegisterMethod(int32_t type_index, const TVMFFIMethodInfo* method) {
-  return KeepAndCall([&] { KeepCodeOf(method->method); },
-                     [&] { return TVMFFITypeRegisterMethod(type_index, method); });
-}
-
-int TypeRegisterField(int32_t type_index, const TVMFFIFieldInfo* field) {
-  return KeepAndCall(
-      [&] {
-        KeepForEver(reinterpret_cast<void*>(field->getter));
-        KeepCodeOf(field->default_value_or_factory);
-      },
-      [&] { return TVMFFITypeRegisterField(type_index, field); });
-}
-
-int TypeRegisterMetadata(int32_t type_index, const TVMFFITypeMetadata* metadata) {
-  return KeepAndCall([&] { KeepForEver(reinterpret_cast<void*>(metadata->creator)); },
-                     [&] { return TVMFFITypeRegisterMetadata(type_index, metadata); });
-}
-
-int TypeRegisterAttr(int32_t type_index, const TVMFFIByteArray* name, const TVMFFIAny* value) {
-  return KeepAndCall([&] { KeepCodeOf(*value); },
-                     [&] { return TVMFFITypeRegisterAttr(type_index, name, value); });
-}
 
 }  // namespace
 
 void KeepCodeOf(const TVMFFIAny& value) {
-  if (value.type_index >= kTVMFFIStaticObjectBegin) Walk().Visit(value.v_obj);
+  if (value.type_index < kTVMFFIStaticObjectBegin) return;
+  Walk(Walk::Reach::kOwn).Visit(value.v_obj, true);
+}
+
+bool ArrayLeadsToObjects(TVMFFIObject* array, int depth) {
+  constexpr int kDeepest = 8;
+  auto* sequence = CellOf<TVMFFISeqCell>(array);
+  return depth > kDeepest ||
+         LeadToObjects(static_cast<const TVMFFIAny*>(sequence->data), sequence->size, depth);
+}
+
+void KeepCodeOfArgument(TVMFFIObject* object) { Walk(Walk::Reach::kAll).Visit(object, false); }
+
+void KeepFor(TVMFFIObject* object, Loaded* load) { Walk(Walk::Reach::kOwn).Keep(object, load); }
+
+void Watch(TVMFFIObject* object) {
+  if (object->type_index != kTVMFFIFunction || ExportedFunctionObj::IsInstance(object)) return;
+  // Loaded code's own is kept when it is handed out.
+  auto* cell = CellOf<TVMFFIFunctionCell>(object);
+  if (AllTrampolines().OfLoadedCode(FunctionIn(object->deleter), Address(DeleteObject)) ||
+      AllTrampolines().OfLoadedCode(FunctionIn(cell->safe_call), Address(CallFunction))) {
+    return;
+  }
+  WatchCalls(object, nullptr);
+}
+
+void Given::KeepCode(size_t first, llvm::function_ref<void()> keep_for_ever) {
+  Walk walk(Walk::Reach::kAll);
+  for (size_t i = first; i < objects.size(); ++i) {
+    ffi::ObjectPtr<ffi::Object> object = objects[i].lock();
+    if (object) walk.Visit(ffi::detail::ObjectUnsafe::TVMFFIObjectPtrFromObjectPtr(object), false);
+  }
+  if (walk.met_opaque()) keep_for_ever();
+}
+
+// An argument's object; null where there is none, or it was taken.
+static TVMFFIObject* ObjectOf(const TVMFFIAny& argument) {
+  if (argument.type_index >= kTVMFFIStaticObjectBegin) return argument.v_obj;
+  if (argument.type_index != kTVMFFIObjectRValueRef) return nullptr;
+  return *static_cast<TVMFFIObject**>(argument.v_ptr);
+}
+
+Crossing::Crossing(const TVMFFIAny* arguments, int32_t count, uint32_t gates)
+    : arguments_(arguments),
+      count_(count),
+      gates_(gates),
+      record_(CallScope::MakeRecordOfThisThread()) {
+  Walk walk(Walk::Reach::kAll);
+  for (int32_t i = 0; i < count; ++i) {
+    may_take_ |= arguments[i].type_index == kTVMFFIObjectRValueRef;
+    if (TVMFFIObject* object = ObjectOf(arguments[i])) walk.Visit(object, false);
+  }
+  may_change_ = walk.met_mutable() || may_take_;
+  if (Given* given = GivenOf(record_)) {
+    given_before_ = given->objects.size();
+    given_version_ = given->version;
+  }
+  ++record_.crossings;
+}
+
+Crossing::~Crossing() {
+  bool is_outermost =
+      --record_.crossings == 0 && record_.depth.load(std::memory_order_relaxed) <= gates_;
+  if (is_outermost && record_.given) DropGiven(record_);
+}
+
+void Crossing::Leave(int code, const TVMFFIAny& result, llvm::function_ref<void()> keep_for_ever) {
+  // What the walk calls may raise errors of its own.
+  TVMFFIObjectHandle error = nullptr;
+  if (code != 0) TVMFFIErrorMoveFromRaised(&error);
+  LeaveByException(keep_for_ever);
+  if (error) {
+    TVMFFIErrorSetRaised(error);
+    TVMFFIObjectDecRef(error);
+  }
+  // What it has made of an argument of its own may hold what it has put there.
+  if (code != 0 || !may_take_ || result.type_index < kTVMFFIStaticObjectBegin) return;
+  try {
+    KeepCodeOfArgument(result.v_obj);
+  } catch (const std::bad_alloc&) {
+    keep_for_ever();
+  }
+}
+
+void Crossing::LeaveByException(llvm::function_ref<void()> keep_for_ever) {
+  try {
+    if (may_change_) {
+      Walk walk(Walk::Reach::kAll);
+      for (int32_t i = 0; i < count_; ++i) {
+        if (TVMFFIObject* object = ObjectOf(arguments_[i])) walk.Visit(object, false);
+      }
+      if (walk.met_opaque()) keep_for_ever();
+    }
+    if (Given* given = GivenOf(record_)) {
+      given->KeepCode(given->version == given_version_ ? given_before_ : 0, keep_for_ever);
+    }
+  } catch (const std::bad_alloc&) {
+    keep_for_ever();
+  }
+}
+
+void Crossing::NoteGiven(const TVMFFIAny& value) {
+  if (value.type_index < kTVMFFIStaticObjectBegin) return;
+  if (value.type_index == kTVMFFIFunction) return Watch(value.v_obj);
+  if (!CanHoldObjects(value.type_index)) return;
+  Walk walk(Walk::Reach::kAll);
+  walk.Visit(value.v_obj, false);
+  ThreadRecord* record = CallScope::RecordOfThisThread();
+  if (!walk.met_mutable() || !record) return;
+  if (record->depth.load(std::memory_order_relaxed) == 0 && record->crossings == 0) return;
+  if (!record->given) record->given = new Given;
+  GivenOf(*record)->Add(value.v_obj);
+}
+
+void Crossing::LeaveOutermost(ThreadRecord& record, llvm::function_ref<void()> keep_for_ever) {
+  Given* given = GivenOf(record);
+  std::unique_ptr<Given> owner(record.crossings == 0 ? given : nullptr);
+  if (owner) record.given = nullptr;
+  given->KeepCode(0, keep_for_ever);
 }
 
 int RaiseOutOfMemory() {
@@ -345,6 +462,10 @@ int RaiseOutOfMemory() {
     ffi::detail::SetSafeCallRaised(*spare_error);
   }
   return -1;
+}
+
+void PrepareOutOfMemory() {
+  if (!spare_error) spare_error = new ffi::Error(OutOfMemory());
 }
 
 int KeepCodeOfResult(TVMFFIAny& result) {
@@ -363,30 +484,13 @@ int KeepCodeOfRaisedError(int code) {
   TVMFFIErrorMoveFromRaised(&error);
   if (!error) return code;
   try {
-    Walk().Visit(static_cast<TVMFFIObject*>(error));
+    Walk(Walk::Reach::kOwn).Visit(static_cast<TVMFFIObject*>(error), true);
     TVMFFIErrorSetRaised(error);
   } catch (const std::bad_alloc&) {
     code = RaiseOutOfMemory();
   }
   TVMFFIObjectDecRef(error);
   return code;
-}
-
-void WatchObjectRegistration() {
-  spare_error = new ffi::Error(OutOfMemory());
-  auto replace = [](const char* name, auto* function) {
-    ReplaceProcessSymbol(name, reinterpret_cast<void*>(function));
-  };
-  replace("TVMFFIFunctionCreate", FunctionCreate);
-  replace("TVMFFIObjectCreateOpaque", ObjectCreateOpaque);
-  replace("TVMFFITensorFromDLPack", TensorFromDLPack);
-  replace("TVMFFITensorFromDLPackVersioned", TensorFromDLPackVersioned);
-  replace("TVMFFIFunctionSetGlobal", FunctionSetGlobal);
-  replace("TVMFFIFunctionSetGlobalFromMethodInfo", FunctionSetGlobalFromMethodInfo);
-  replace("TVMFFITypeRegisterMethod", TypeRegisterMethod);
-  replace("TVMFFITypeRegisterField", TypeRegisterField);
-  replace("TVMFFITypeRegisterMetadata", TypeRegisterMetadata);
-  replace("TVMFFITypeRegisterAttr", TypeRegisterAttr);
 }
 
 }  // namespace object_loader

@@ -4,8 +4,12 @@
 #include <llvm/Support/MathExtras.h>
 
 #include <algorithm>
+#include <cstring>
+#include <utility>
 
 #include "base/fork_lock.h"
+#include "os/unwinder.h"
+#include "target/target.h"
 
 namespace object_loader {
 
@@ -14,15 +18,45 @@ namespace {
 // A free range whose pages were in use for at least this many bytes gives them back to the system.
 constexpr uint64_t kReleaseBytes = 256 << 10;
 
+// An area for large loads keeps pages of so many bytes that are not in use.
+constexpr uint64_t kKeptBytes = 8 << 20;
+
 // The linker's alias of code and constants is dropped from the page tables each time this much was
 // written through it; otherwise every page would count twice as resident.
 constexpr uint64_t kAliasBytes = 256 << 10;
 
+// Of shared memory so much is copied at most: in less time than the fork took. With an arena of its
+// own for each such amount, what is reserved stays within a multiple of what is in use.
+constexpr uint64_t kCopiedBytes = 1 << 20;
+
+// Whether what runs here is a translation of code that was there before: tried out once.
+bool IsCodeTranslated() {
+  static const bool is_translated = [] {
+    Refusals refusals;
+    uint64_t size = PageSize();
+    Mapping alias = Mapping::Shared(size, refusals);
+    Mapping memory = Mapping::Reserve(size, Mapping::Place::kAnywhere, size, refusals);
+    if (!alias || !memory) return false;
+    if (!memory.Commit(0, size, Mapping::Access::kExecute, alias, 0, refusals)) return false;
+    auto run = [&](llvm::StringRef code) {
+      std::memcpy(alias.begin(), code.data(), code.size());
+      // A call of the system, after which the processor sees what was written.
+      memory.Protect(0, size, Mapping::Access::kExecute, refusals);
+      FlushCode(memory.begin(), code.size());
+      return reinterpret_cast<int (*)()>(memory.begin())();
+    };
+    run(kReturnOne);
+    return run(kReturnTwo) != 2;
+  }();
+  return is_translated;
+}
+
 }  // namespace
 
-std::unique_ptr<Arena> Arena::Reserve(const Sizes& sizes, Place place, Use use) {
+std::unique_ptr<Arena> Arena::Reserve(const Sizes& sizes, Place place, Use use,
+                                      Refusals& refusals) {
   std::unique_ptr<Arena> arena(new Arena(sizes, place, use));
-  return arena->Map() ? std::move(arena) : nullptr;
+  return arena->Map(refusals) ? std::move(arena) : nullptr;
 }
 
 Arena::Arena(const Sizes& sizes, Place place, Use use)
@@ -34,24 +68,31 @@ Arena::Arena(const Sizes& sizes, Place place, Use use)
   for (uint64_t size : sizes) total_ += size;
 }
 
-bool Arena::Map() {
-  AnonymousFile file("object_loader", file_size(), /*executable=*/true);
-  if (!file) return false;
-  memory_ = Mapping::Reserve(total_, place_);
-  alias_ = Mapping::OfFile(file, file_size());
-  if (!memory_ || !alias_) return false;
+Arena::~Arena() {
+  auto code = reinterpret_cast<uintptr_t>(address(kCode, 0));
+  UnwindTable::ForgetArea({code, code + sizes_[kCode]});
+}
+
+bool Arena::Map(Refusals& refusals) {
+  uint64_t alignment = use_ == Use::kLargeLoads ? kHugePage : PageSize();
+  memory_ = Mapping::Reserve(total_, place_, alignment, refusals);
+  if (!memory_) return false;
+  if (use_ != Use::kInspectedLoads) {
+    alias_ = Mapping::Shared(start(use_ == Use::kLargeLoads ? kConstants : kData), refusals);
+    if (!alias_ && refusals.want_memory()) return false;
+  }
   for (Area area : {kCode, kConstants, kData}) {
-    using Access = Mapping::Access;
-    bool shared = has_alias(area);
-    Access access = area == kCode ? Access::kExecute : shared ? Access::kRead : Access::kWrite;
-    bool mapped = shared ? memory_.Commit(start(area), sizes_[area], access, file, start(area))
-                         : memory_.Commit(start(area), sizes_[area], access);
-    if (!mapped) return false;
+    const uint64_t begin = start(area);
+    if (!(has_alias(area)
+              ? memory_.Commit(begin, sizes_[area], FinalAccess(area), alias_, begin, refusals)
+              : memory_.Commit(begin, sizes_[area], Access::kWrite, refusals))) {
+      return false;
+    }
   }
-  if (use_ == Use::kOneLargeLoad) {
-    memory_.UseHugePages(start(kConstants), sizes_[kConstants] + sizes_[kData]);
-  }
-  return true;
+  // Tried out, so that it is known before anything is linked.
+  const Piece page = {0, PageSize()};
+  return has_alias(kCode) || (Protect(kCode, page, Access::kExecute, refusals) &&
+                              Protect(kCode, page, Access::kWrite, refusals));
 }
 
 uint64_t Arena::start(Area area) const {
@@ -60,40 +101,125 @@ uint64_t Arena::start(Area area) const {
   return offset;
 }
 
-bool Arena::frozen() const { return fork_count_ != ForkCount(); }
+bool Arena::shared() const { return alias_ && fork_count_ != ForkCount(); }
+
+bool Arena::Unshare() {
+  uint64_t forks = ForkCount();
+  uint64_t in_use = 0;
+  for (Area area : {kCode, kConstants}) in_use += has_alias(area) ? used_[area] : 0;
+  // What is still being written, is so through the alias. Only a signal handler forks meanwhile.
+  if (in_use > kCopiedBytes || unfinished_ > 0 || IsCodeTranslated()) return false;
+  Refusals refusals;
+  Mapping alias = Mapping::Shared(alias_.size(), refusals);
+  if (!alias) return false;
+  std::array<Mapping, kData> twins;
+  for (Area area : {kCode, kConstants}) {
+    if (!has_alias(area)) continue;
+    uint64_t begin = start(area);
+    free_[area].ForEachTaken([&](uint64_t offset, uint64_t size) {
+      uint64_t page = llvm::alignDown(begin + offset, PageSize());
+      alias.Populate(page, begin + offset + size - page);
+      std::memcpy(alias.begin() + begin + offset, address(area, offset), size);
+    });
+    twins[area] = Mapping::Reserve(sizes_[area], Place::kAnywhere, PageSize(), refusals);
+    if (!twins[area] ||
+        !twins[area].Commit(0, sizes_[area], FinalAccess(area), alias, begin, refusals)) {
+      return false;
+    }
+  }
+  auto flush = [&](const char* code) {
+    if (!has_alias(kCode)) return;
+    free_[kCode].ForEachTaken(
+        [&](uint64_t offset, uint64_t size) { FlushCode(code + offset, size); });
+  };
+  // Before somebody runs it at the old addresses, and there.
+  flush(twins[kCode].begin());
+  alias.Forget();
+  // Where only the first is replaced, the arena is as shared as before, with the same content.
+  for (Area area : {kCode, kConstants}) {
+    if (!has_alias(area)) continue;
+    if (!memory_.Replace(start(area), std::move(twins[area]), refusals)) return false;
+    free_[area].ForgetTouched();
+  }
+  flush(address(kCode, 0));
+  alias_ = std::move(alias);
+  written_ = 0;
+  fork_count_ = forks;
+  return true;
+}
+
+bool Arena::Renew(const Piece& piece, Refusals& refusals) {
+  uint64_t offset = start(kCode) + piece.offset;
+  return memory_.Commit(offset, piece.size, Access::kExecute, alias_, offset, refusals);
+}
+
+bool Arena::Protect(Area area, const Piece& piece, Access access, Refusals& refusals) {
+  return piece.size == 0 ||
+         memory_.Protect(start(area) + piece.offset, piece.size, access, refusals);
+}
+
+bool Arena::Unprotect(Area area, Piece piece, Refusals& refusals) {
+  // With what is free behind it: there are huge pages only where they lie within what may be
+  // written.
+  if (!piece.has_pages) piece.size += free_[area].SizeAt(piece.offset + piece.size);
+  return Protect(area, piece, Access::kWrite, refusals);
+}
+
+// One page of 2 MiB is got in less time than a hundred small ones; but an area that holds less than
+// that would take more memory than it needs.
+void Arena::UseHugePages(Area area, const Piece& piece) {
+  if (has_alias(area) || uses_huge_pages_[area] || piece.offset + piece.size < kHugePage) return;
+  uses_huge_pages_[area] = true;
+  uint64_t begin = llvm::alignDown(piece.offset, kHugePage);
+  memory_.UseHugePages(start(area) + begin, sizes_[area] - begin);
+}
 
 bool Arena::Take(const Sizes& sizes, const Sizes& alignments, Pieces& pieces, Sizes& fresh) {
-  if (frozen()) return false;
+  if (shared() && !Unshare()) return false;
+  Refusals refusals;
   for (int area = 0; area < kAreaCount; ++area) {
     pieces[area] = {};
     if (sizes[area] == 0) continue;
     fresh[area] = free_[area].high_water();
-    uint64_t size = llvm::alignTo(sizes[area], kGranularity);
-    uint64_t offset = free_[area].Take(size, std::max(alignments[area], kGranularity),
+    bool is_renewed = area == kCode && has_alias(kCode) && IsCodeTranslated();
+    uint64_t granularity = is_protected(Area(area)) || is_renewed ? PageSize() : kGranularity;
+    uint64_t size = llvm::alignTo(sizes[area], granularity);
+    uint64_t touched = free_[area].touched();
+    uint64_t offset = free_[area].Take(size, std::max(alignments[area], granularity),
                                        reinterpret_cast<uintptr_t>(address(Area(area), 0)));
-    if (offset == FreeRanges::kNone) {
-      for (int taken = 0; taken < area; ++taken) Return(Area(taken), pieces[taken]);
+    bool found = offset != FreeRanges::kNone;
+    if (found) {
+      pieces[area] = {offset, size, touched - free_[area].touched() == size};
+      used_[area] += size;
+    }
+    bool usable = found;
+    if (found && offset < fresh[area]) {
+      if (is_protected(Area(area))) usable = Unprotect(Area(area), pieces[area], refusals);
+      if (is_renewed) usable = Renew(pieces[area], refusals);
+    }
+    if (!usable) {
+      for (int taken = 0; taken <= area; ++taken) Return(Area(taken), pieces[taken]);
       return false;
     }
-    pieces[area] = {offset, size};
-    used_[area] += size;
+    UseHugePages(Area(area), pieces[area]);
   }
+  for (const Piece& piece : std::exchange(let_go_, {})) Free(kCode, piece);
   ++live_;
+  ++unfinished_;
   return true;
 }
 
-void Arena::Populate(const Pieces& pieces, uint64_t constants, uint64_t data) const {
-  if (use_ != Use::kOneLargeLoad) return;
-  auto populate = [&](Area area, uint64_t size) {
-    if (size == 0) return;
-    uint64_t begin = llvm::alignDown(pieces[area].offset, PageSize());
-    memory_.Populate(start(area) + begin, pieces[area].offset + size - begin);
-  };
-  populate(kConstants, constants);
-  populate(kData, data);
+void Arena::Populate(const Pieces& pieces, const Sizes& contents) const {
+  for (Area area : {kConstants, kData}) {
+    const Piece& piece = pieces[area];
+    if (use_ != Use::kLargeLoads || contents[area] == 0 || piece.has_pages) continue;
+    uint64_t begin = llvm::alignDown(piece.offset, PageSize());
+    memory_.Populate(start(area) + begin, piece.offset + contents[area] - begin);
+  }
 }
 
-void Arena::Give(const Pieces& pieces) {
+void Arena::Give(const Pieces& pieces, bool finished) {
+  if (!finished) --unfinished_;
   for (int area = 0; area < kAreaCount; ++area) Return(Area(area), pieces[area]);
   --live_;
 }
@@ -101,9 +227,22 @@ void Arena::Give(const Pieces& pieces) {
 void Arena::Return(Area area, const Piece& piece) {
   if (piece.size == 0) return;
   used_[area] -= piece.size;
-  if (frozen() || use_ == Use::kOneLargeLoad) return;
+  // Whoever has kept an address is to notice, as where it is unmapped.
+  Refusals refusals;
+  if (is_protected(area)) Protect(area, piece, Access::kNone, refusals);
+  if (use_ == Use::kInspectedLoads && area == kCode) {
+    let_go_.push_back(piece);
+  } else {
+    Free(area, piece);
+  }
+}
+
+void Arena::Free(Area area, const Piece& piece) {
   FreeRanges::Joined range = free_[area].Give(piece.offset, piece.size);
-  if (range.touched < kReleaseBytes) return;
+  if (has_alias(area) && shared()) return;  // the pages are also another process's
+  bool keep = use_ == Use::kLargeLoads && !has_alias(area) ? free_[area].touched() <= kKeptBytes
+                                                           : range.touched < kReleaseBytes;
+  if (keep) return;
   uint64_t first = llvm::alignTo(range.offset, PageSize());
   uint64_t last = llvm::alignDown(range.offset + range.size, PageSize());
   if (first >= last) return;
@@ -116,17 +255,20 @@ bool Arena::Holds(Area area, uint64_t begin, uint64_t size) const {
   return begin >= start && begin - start <= sizes_[area] && size <= sizes_[area] - (begin - start);
 }
 
-int Arena::Finish(const Pieces& pieces) {
-  if (!has_alias(kConstants)) {
-    using Access = Mapping::Access;
-    int error = memory_.Protect(start(kConstants), sizes_[kConstants], Access::kRead);
-    if (error) return error;
+bool Arena::Finish(const Pieces& pieces, Refusals& refusals) {
+  --unfinished_;
+  for (Area area : {kCode, kConstants}) {
+    if (has_alias(area)) {
+      written_ += pieces[area].size;
+    } else if (!Protect(area, pieces[area], FinalAccess(area), refusals)) {
+      return false;
+    }
   }
-  written_ += pieces[kCode].size + (has_alias(kConstants) ? pieces[kConstants].size : 0);
-  if (written_ < kAliasBytes) return 0;
+  if (pieces[kCode].size != 0) FlushCode(address(kCode, pieces[kCode].offset), pieces[kCode].size);
+  if (written_ < kAliasBytes) return true;
   written_ = 0;
   alias_.Forget();
-  return 0;
+  return true;
 }
 
 }  // namespace object_loader

@@ -223,7 +223,8 @@ void EHFrame::Copy(const Record& record, char* to) const {
   llvm::support::endian::write32le(to + 4, static_cast<uint32_t>(distance));
 }
 
-void CheckEHFrame(AddressRange table, AddressRange code) {
+std::vector<Frame> FramesOf(AddressRange table, AddressRange code) {
+  std::vector<Frame> frames;
   std::map<uint64_t, uint8_t> encodings;  // by the address of the common information entry
   Reader reader(table.begin, table.end);
   for (;;) {
@@ -245,8 +246,10 @@ void CheckEHFrame(AddressRange table, AddressRange code) {
     if (begin < code.begin || begin > code.end || size > code.end - begin) {
       Fail("a frame for code that is not the object's");
     }
+    frames.push_back({{begin, begin + size}, start, entry->second});
   }
   if (!reader.at_end()) Fail("an end mark before the end");
+  return frames;
 }
 
 }  // namespace object_loader

@@ -71,10 +71,10 @@ class EHFrame {
   std::vector<Record> records_;
 };
 
-// Checks a finished table, which ends with its end mark: the unwinder reads it whenever anything in
+// Reads a finished table, which ends with its end mark: the unwinder reads it whenever anything in
 // the process throws, and trusts it. Every record must be well-formed, and describe `code`. Throws
 // ObjectFormatError, whose message does not name the object.
-void CheckEHFrame(AddressRange table, AddressRange code);
+std::vector<Frame> FramesOf(AddressRange table, AddressRange code);
 
 }  // namespace object_loader
 

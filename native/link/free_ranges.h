@@ -29,6 +29,22 @@ class FreeRanges {
   // Returns the free range that the freed bytes are now part of.
   Joined Give(uint64_t offset, uint64_t size);
   void ForgetTouched(uint64_t offset);
+  // Of all free ranges.
+  void ForgetTouched();
+  // Calls `visit(offset, size)` for all that is taken, neighbours together.
+  template <typename Visit>
+  void ForEachTaken(Visit visit) const {
+    uint64_t begin = 0;
+    for (const auto& [offset, range] : by_offset_) {
+      if (offset > begin) visit(begin, offset - begin);
+      begin = offset + range.size;
+    }
+    if (size_ > begin) visit(begin, size_ - begin);
+  }
+  // The size of the free range that begins there; 0 where none does.
+  uint64_t SizeAt(uint64_t offset) const;
+  // Bytes of all free ranges that were in use since then.
+  uint64_t touched() const { return touched_; }
 
   // Everything from here on was never taken, so its pages still hold the zeros they began with.
   uint64_t high_water() const { return high_water_; }
@@ -41,9 +57,11 @@ class FreeRanges {
   void Insert(uint64_t offset, Range range);
   Range Remove(std::map<uint64_t, Range>::iterator range);
 
+  const uint64_t size_;
   std::map<uint64_t, Range> by_offset_;
   std::set<std::pair<uint64_t, uint64_t>> by_size_;  // (size, offset)
   uint64_t high_water_ = 0;
+  uint64_t touched_ = 0;
 };
 
 }  // namespace object_loader

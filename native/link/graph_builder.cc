@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "link/graph_builder.h"
 
+#include <llvm/ADT/SmallVector.h>
+
 #include <algorithm>
 #include <cstring>
 #include <tuple>
@@ -71,7 +73,21 @@ void GraphBuilder::Write() {
   for (Layout::Area area : {Layout::kCode, Layout::kConstants, Layout::kData, Layout::kZeros}) {
     if (memories_[area].address == 0) memories_[area].address = anywhere;
   }
+  if (must_be_low()) CheckLow();
   relocator_.Write(memories_);
+}
+
+void GraphBuilder::CheckLow() const {
+  constexpr uint64_t kLowEnd = uint64_t{1} << 31;
+  uint64_t total = 0;
+  for (const Block* block : blocks_) total += block ? block->getSize() : 0;
+  for (const Block* block : blocks_) {
+    if (!block || block->getAddress().getValue() + block->getSize() <= kLowEnd) continue;
+    throw LinkError(name() + ": was compiled without -fPIC, and needs its " +
+                    std::to_string(total) +
+                    " bytes below 2 GiB, where the process has no room for them (some 1 GiB in "
+                    "all): compile with -fPIC");
+  }
 }
 
 // The functions named by the arrays in the order: priority, then place among the objects.
@@ -100,14 +116,11 @@ void GraphBuilder::Collect(Image& image, const std::vector<uint32_t>& definition
   for (uint32_t definition : definitions) {
     image.defined.push_back(relocator_.AddressOf(resolution_.globals()[definition]));
   }
-  auto address_of = [&](Layout::Area area, uint64_t offset) {
-    return memories_[area].address + offset;
-  };
   std::vector<std::pair<int, void*>> functions;
   // The dynamic linker runs a library's _init before its arrays, and _fini after them.
   if (layout_.init().area != Layout::kNowhere) {
     image.initializers.push_back(
-        reinterpret_cast<Image::Initializer>(address_of(Layout::kCode, layout_.init().offset)));
+        reinterpret_cast<Image::Initializer>(AddressOf(Layout::kCode, layout_.init().offset)));
   }
   CollectFunctions(FunctionArray::kInitializers, functions);
   for (auto [priority, function] : functions) {
@@ -123,23 +136,122 @@ void GraphBuilder::Collect(Image& image, const std::vector<uint32_t>& definition
   }
   if (layout_.fini().area != Layout::kNowhere) {
     image.late_finalizers.push_back(
-        reinterpret_cast<Image::Finalizer>(address_of(Layout::kCode, layout_.fini().offset)));
+        reinterpret_cast<Image::Finalizer>(AddressOf(Layout::kCode, layout_.fini().offset)));
   }
   for (const Tables::Indirect& indirect : tables_.indirect_functions()) {
     image.indirect_functions.push_back(
-        reinterpret_cast<void**>(address_of(Layout::kData, indirect.pointer)));
+        reinterpret_cast<void**>(AddressOf(Layout::kData, indirect.pointer)));
   }
   if (tables_.has_dso_handle()) {
-    image.dso_handle =
-        reinterpret_cast<DsoHandle*>(address_of(Layout::kData, tables_.dso_handle()));
+    image.dso_handle = reinterpret_cast<DsoHandle*>(AddressOf(Layout::kData, tables_.dso_handle()));
   }
   Layout::Bounds frames = layout_.frames();
   if (frames.begin != frames.end) {
-    image.frames = {address_of(frames.area, frames.begin), address_of(frames.area, frames.end)};
+    image.frames = {AddressOf(frames.area, frames.begin), AddressOf(frames.area, frames.end)};
   }
-  image.code = {address_of(Layout::kCode, 0),
-                address_of(Layout::kCode, layout_.size(Layout::kCode))};
-  image.tls_library = thread_locals_.library();
+  image.code = {AddressOf(Layout::kCode, 0), AddressOf(Layout::kCode, layout_.size(Layout::kCode))};
+  image.constants = {AddressOf(Layout::kConstants, 0),
+                     AddressOf(Layout::kConstants, layout_.size(Layout::kConstants))};
+  image.data_bytes = layout_.size(Layout::kData) + layout_.size(Layout::kZeros);
+  image.tls_module = thread_locals_.library();
+  CollectNames(image, definitions);
+}
+
+void GraphBuilder::CollectNames(Image& image, const std::vector<uint32_t>& definitions) const {
+  CollectLocalFunctions(image);
+  CollectExtents(image, definitions);
+  CollectObjects(image);
+}
+
+void GraphBuilder::CollectExtents(Image& image, const std::vector<uint32_t>& definitions) const {
+  static_assert(Image::kCode == int{Layout::kCode} &&
+                Image::kConstants == int{Layout::kConstants} &&
+                Image::kData == int{Layout::kData} && Image::kZeros == int{Layout::kZeros});
+  image.extents.reserve(definitions.size());
+  for (size_t i = 0; i < definitions.size(); ++i) {
+    const Global& global = resolution_.globals()[definitions[i]];
+    Layout::Area area = Layout::kZeros;
+    uint64_t size = global.value;
+    if (global.state == Global::State::kDefined) {
+      const ElfView& object = resolution_.objects()[global.object];
+      uint32_t section = object.SectionOf(global.symbol);
+      if (section >= object.sections().size()) continue;
+      area = layout_.PlaceOf(resolution_.Number(global.object, section)).area;
+      size = object.symbols()[global.symbol].st_size;
+    } else if (global.state != Global::State::kCommon) {
+      continue;
+    }
+    if (area > Layout::kZeros) continue;
+    uint64_t address = image.defined[i];
+    // What an object says of its symbols' sizes is not checked.
+    uint64_t most = memories_[area].address + layout_.size(area) - address;
+    image.extents.push_back({OffsetOf(address), std::min(size, most), area});
+  }
+  std::sort(image.extents.begin(), image.extents.end(),
+            [](const auto& a, const auto& b) { return a.offset < b.offset; });
+}
+
+void GraphBuilder::CollectObjects(Image& image) const {
+  const size_t count = resolution_.own();
+  image.object = Name(NameRef(resolution_.objects()[0].name()));
+  if (count == 1) return;
+  image.objects = std::make_unique<Image::Objects>();
+  using Start = Image::Objects::Start;
+  std::vector<Start> starts;
+  for (uint32_t i = 0; i < count; ++i) {
+    const ElfView& object = resolution_.objects()[i];
+    image.objects->names.emplace_back(NameRef(object.name()));
+    for (size_t section = 0; section < object.sections().size(); ++section) {
+      Layout::Place place = layout_.PlaceOf(resolution_.Number(i, section));
+      if (place.area > Layout::kZeros) continue;
+      starts.push_back({OffsetOf(AddressOf(place.area, place.offset)), i});
+    }
+  }
+  for (const Global& global : resolution_.globals()) {
+    if (global.state != Global::State::kCommon) continue;
+    starts.push_back({OffsetOf(AddressOf(Layout::kZeros, global.offset)), global.object});
+  }
+  // Of sections that begin at one place, all but the last are empty.
+  std::stable_sort(starts.begin(), starts.end(),
+                   [](const Start& a, const Start& b) { return a.offset < b.offset; });
+  std::vector<Start>& kept = image.objects->starts;
+  for (const Start& start : starts) {
+    if (kept.empty() || kept.back().object != start.object) kept.push_back(start);
+  }
+  kept.shrink_to_fit();
+}
+
+// What the load was given, that is: what is supplied to it are not the user's functions.
+void GraphBuilder::CollectLocalFunctions(Image& image) const {
+  struct Function {
+    uint32_t offset;
+    uint32_t size;
+    NameRef name;
+  };
+  llvm::SmallVector<Function, 16> functions;
+  for (size_t i = 0; i < resolution_.own(); ++i) {
+    const ElfView& object = resolution_.objects()[i];
+    for (size_t symbol = 1; symbol < object.first_global(); ++symbol) {
+      const Elf::Sym& entry = object.symbols()[symbol];
+      if (entry.getType() != llvm::ELF::STT_FUNC) continue;
+      uint32_t section = object.SectionOf(symbol);
+      if (section >= object.sections().size()) continue;
+      Layout::Place place = layout_.PlaceOf(resolution_.Number(i, section));
+      if (place.area != Layout::kCode) continue;
+      llvm::StringRef name = object.SymbolName(symbol);
+      if (name.ends_with(".localalias")) continue;  // of a symbol that may be replaced
+      uint64_t offset = place.offset + entry.st_value;
+      uint64_t size = std::min<uint64_t>(entry.st_size, layout_.size(Layout::kCode) - offset);
+      functions.push_back(
+          {static_cast<uint32_t>(offset), static_cast<uint32_t>(size), NameRef(name)});
+    }
+  }
+  std::sort(functions.begin(), functions.end(),
+            [](const auto& a, const auto& b) { return a.offset < b.offset; });
+  image.local_functions.reserve(functions.size());
+  for (const Function& function : functions) {
+    image.local_functions.push_back({function.offset, function.size, Name(function.name)});
+  }
 }
 
 }  // namespace object_loader

@@ -14,6 +14,7 @@
 #include <array>
 #include <memory>
 
+#include "link/debug_image.h"
 #include "link/image.h"
 #include "link/layout.h"
 #include "link/liveness.h"
@@ -42,13 +43,32 @@ class GraphBuilder {
       std::shared_ptr<llvm::orc::SymbolStringPool> names);
   // Writes the content, when the graph's blocks have addresses and memory. See Relocator::Write.
   void Write();
-  // After that: what there is to run, and where things are; `definitions` are globals.
+  // After that: what there is for debuggers.
+  DebugImage MakeDebugImage() const {
+    return DebugImage(resolution_, layout_, relocator_, memories_);
+  }
+  // And what there is to run, and where things are; `definitions` are globals.
   void Collect(Image& image, const std::vector<uint32_t>& definitions) const;
 
  private:
+  // Throws LinkError where the memory lies too high for code that names it by 32-bit addresses.
+  void CheckLow() const;
   char* Written(Layout::Place place) const { return memories_[place.area].writable + place.offset; }
   void CollectFunctions(FunctionArray::Kind kind,
                         std::vector<std::pair<int, void*>>& functions) const;
+  // Not inlined: bench/callgrind.py counts what is done in it.
+  __attribute__((noinline)) void CollectNames(Image& image,
+                                              const std::vector<uint32_t>& definitions) const;
+  void CollectLocalFunctions(Image& image) const;
+  void CollectExtents(Image& image, const std::vector<uint32_t>& definitions) const;
+  void CollectObjects(Image& image) const;
+  // From where the code begins, which is before everything else.
+  uint32_t OffsetOf(uint64_t address) const {
+    return static_cast<uint32_t>(address - memories_[Layout::kCode].address);
+  }
+  uint64_t AddressOf(Layout::Area area, uint64_t offset) const {
+    return memories_[area].address + offset;
+  }
 
   Resolution& resolution_;
   const bool stay_high_;

@@ -22,7 +22,21 @@ __attribute__((constructor)) void KeepProgramArguments(int argc, char** argv, ch
   program_argv = argv;
 }
 
+void RunEach(const std::vector<Image::Finalizer>& finalizers) {
+  for (Image::Finalizer finalizer : finalizers) {
+    try {
+      finalizer();
+    } catch (const abi::__forced_unwind&) {
+      throw;  // the thread is being cancelled
+    } catch (...) {
+      // There is nobody to tell; the others are run nevertheless.
+    }
+  }
+}
+
 }  // namespace
+
+Image::~Image() = default;
 
 void Image::RunInitializers() const {
   for (void** function : indirect_functions) {
@@ -31,25 +45,17 @@ void Image::RunInitializers() const {
   for (Initializer initializer : initializers) initializer(program_argc, program_argv, environ);
 }
 
-void Image::KeepForExit() {
+void Image::KeepForExit(CodeOwner& owner) {
   std::vector<Finalizer> functions = finalizers;
   functions.insert(functions.end(), late_finalizers.begin(), late_finalizers.end());
-  if (!functions.empty()) at_exit = AddFinalizers({std::move(functions)});
+  if (!functions.empty()) at_exit = AddFinalizers({std::move(functions), &owner});
 }
 
-void Image::RunFinalizers() const {
+void Image::RunFinalizers(CodeOwner& owner) const {
   bool done = at_exit != 0 && !RemoveFinalizers(at_exit);
-  try {
-    if (!done) {
-      for (Finalizer finalizer : finalizers) finalizer();
-    }
-    if (dso_handle) RunExitHandlers(dso_handle);
-    if (done) return;
-    for (Finalizer finalizer : late_finalizers) finalizer();
-  } catch (const abi::__forced_unwind&) {
-    throw;  // the thread is being cancelled
-  } catch (...) {
-  }
+  if (!done) RunEach(finalizers);
+  RunExitHandlers(owner);
+  if (!done) RunEach(late_finalizers);
 }
 
 }  // namespace object_loader

@@ -138,13 +138,16 @@ std::unique_ptr<orc::ExecutorProcessControl> ThisProcess(
 
 [[noreturn]] void ThrowLinkError(const std::string& name, llvm::Error error) {
   bool out_of_memory = false;
+  bool is_forbidden = false;
   error = llvm::handleErrors(
       std::move(error), [&](std::unique_ptr<llvm::StringError> info) -> llvm::Error {
         out_of_memory |= info->convertToErrorCode() == std::errc::not_enough_memory;
+        is_forbidden |= info->convertToErrorCode() == std::errc::permission_denied;
         return llvm::Error(std::move(info));
       });
   std::string message = name + ": " + Message(std::move(error));
   if (out_of_memory) throw OutOfMemoryError(message);
+  if (is_forbidden) throw ObjectLoaderError(message);
   throw LinkError(message);
 }
 
@@ -190,8 +193,11 @@ llvm::Error LoadMemory::handleRemoveResources(orc::JITDylib& dylib, orc::Resourc
   return pool_.deallocate(std::move(allocation));
 }
 
-Linker::Linker()
-    : names_(std::make_shared<orc::SymbolStringPool>()), session_(ThisProcess(names_)) {
+Linker::Linker(bool is_inspected)
+    : is_inspected_(is_inspected),
+      names_(std::make_shared<orc::SymbolStringPool>()),
+      memory_(is_inspected),
+      session_(ThisProcess(names_)) {
   session_.registerResourceManager(memory_);
   // Links report to whoever asked for them; what is left concerns nobody.
   session_.setErrorReporter([](llvm::Error error) { llvm::consumeError(std::move(error)); });
@@ -234,9 +240,10 @@ Image Linker::Link(GraphBuilder& builder, const std::vector<uint32_t>& definitio
   if (live > most_live_loads_) most_live_loads_ = live;
   try {
     builder.Collect(image, definitions);
+    if (is_inspected_) image.debug = std::make_shared<DebugImage>(builder.MakeDebugImage());
     if (!image.frames.empty()) {
-      CheckEHFrame(image.frames, image.code);
-      image.unwind_table = UnwindTable(image.frames.begin);
+      image.unwind_table = UnwindTable(image.frames, FramesOf(image.frames, image.code),
+                                       memory().CodeAreaOf(image.code.begin));
     }
   } catch (const ObjectFormatError& malformed) {
     Unlink(image);
@@ -269,14 +276,14 @@ void Linker::LeaveGroup(const orc::JITDylib& dylib) {
 
 void Linker::Unlink(Image& image) {
   // Closed last: the dynamic linker may wait for another thread, which may fork.
-  std::shared_ptr<const TlsLibrary> tls_library = std::move(image.tls_library);
+  std::shared_ptr<const TlsModule> tls_module = std::move(image.tls_module);
   ForkExclusion exclusion;
   image.unwind_table = {};
   orc::JITDylib& dylib = image.tracker->getJITDylib();
   llvm::consumeError(image.tracker->remove());
   image.tracker = nullptr;
   LeaveGroup(dylib);
-  // Names that no symbol uses any more stay in the pool until somebody sweeps it. A sweep looks at
+  // Names that nobody uses any more stay in the pool until somebody sweeps it. A sweep looks at
   // every name, so it waits until the loads removed outnumber the live ones.
   uint64_t live = --live_loads_;
   bool trim =

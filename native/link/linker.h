@@ -34,6 +34,7 @@ namespace object_loader {
 // Gives a load's memory back when ORC removes the load's tracker.
 class LoadMemory : public llvm::orc::ResourceManager {
  public:
+  explicit LoadMemory(bool is_inspected) : pool_(is_inspected) {}
   MemoryPool& pool() { return pool_; }
 
   llvm::Error Record(llvm::orc::MaterializationResponsibility& responsibility,
@@ -57,15 +58,15 @@ class LoadMemory : public llvm::orc::ResourceManager {
 
 class Linker {
  public:
-  Linker();
+  // `is_inspected`: by debuggers and profilers, for which images have a DebugImage.
+  explicit Linker(bool is_inspected);
   ~Linker();
 
-  std::shared_ptr<llvm::orc::SymbolStringPool> names() { return names_; }
   MemoryPool& memory() { return memory_.pool(); }
 
   // Links what was planned; `definitions` are the globals whose addresses the image is to have.
-  // Throws LinkError, ObjectFormatError, FileError and OutOfMemoryError; nothing is left behind
-  // then.
+  // Throws LinkError, ObjectFormatError, FileError, OutOfMemoryError, and ObjectLoaderError where
+  // the system lets nothing become executable; nothing is left behind then.
   Image Link(GraphBuilder& builder, const std::vector<uint32_t>& definitions);
   // Forgets the image's unwind tables and gives its memory back.
   void Unlink(Image& image);
@@ -79,7 +80,8 @@ class Linker {
   llvm::orc::JITDylib& JoinGroup();
   void LeaveGroup(const llvm::orc::JITDylib& dylib);
 
-  std::shared_ptr<llvm::orc::SymbolStringPool> names_;
+  const bool is_inspected_;
+  std::shared_ptr<llvm::orc::SymbolStringPool> names_;  // of loads
   LoadMemory memory_;
   llvm::orc::ExecutionSession session_;
   Mutex groups_mutex_;

@@ -17,16 +17,15 @@ using llvm::StringRef;
 
 constexpr uint32_t kNoFrame = ~0U;
 
-uint8_t NeedOf(Form form, uint8_t width) {
-  switch (form) {
-    case Form::kAddress:
-      return width < 8 ? kNeedsNarrow : 0;
-    case Form::kDistance:
-      return width < 8 ? kNeedsNear : 0;
+uint8_t NeedOf(const RelocationKind& kind) {
+  switch (kind.form) {
+    case Form::kSymbol:
+      return kind.reach == Reach::kAll      ? 0
+             : kind.reach == Reach::kNarrow ? kNeedsNarrow
+                                            : kNeedsNear;
     case Form::kBranch:
       return kNeedsBranch;
-    case Form::kSlotDistance:
-    case Form::kSlotOffset:
+    case Form::kSlot:
       return kNeedsSlot;
     case Form::kThreadOffsetSlot:
     case Form::kThreadOffset:
@@ -39,6 +38,11 @@ uint8_t NeedOf(Form form, uint8_t width) {
     default:
       return 0;
   }
+}
+
+bool IsSlot(Form form) {
+  return form == Form::kSlot || form == Form::kModuleAndOffsetSlot || form == Form::kModuleSlot ||
+         form == Form::kThreadOffsetSlot || form == Form::kDescriptorSlot;
 }
 
 // Tables of what to do about exceptions may still name what was dropped; nothing gets there then.
@@ -224,18 +228,24 @@ void Liveness::VisitRelocation(Item item, const Elf::Rela& relocation) {
             "the size of a symbol is known only in the object that defines it; define both in one "
             "(ld -r)");
   }
+  if (IsSlot(kind.form) && !IsOwnSlot(relocation.r_addend)) {
+    FailFor(item, relocation,
+            "a slot for what lies " + std::to_string(int64_t{relocation.r_addend}) +
+                " bytes behind a symbol is not supported");
+  }
+  short_uses_ += kind.reach == Reach::kShort;
   if (IsThreadLocal(kind.form)) thread_local_uses_.insert({kind.form, item.object, symbol});
-  if (kind.form == Form::kTableDistance) return;
+  if (kind.form == Form::kTable) return;
   uint32_t global = symbol == 0 ? Resolution::kLocal : resolution_.GlobalOf(item.object, symbol);
   if (global == Resolution::kLocal) {
-    VisitLocal(item, relocation, kind.form, kind.width);
+    VisitLocal(item, relocation, kind);
   } else {
     if (resolution_.globals()[global].is_unloaded) {
       throw ObjectFormatError(view.name() + ": is truncated or malformed: section " +
                               view.SectionName(item.section).str() + " refers to symbol " +
                               view.SymbolName(symbol).str() + ", which is not loaded");
     }
-    VisitGlobal(resolution_.globals()[global], kind.form, kind.width);
+    VisitGlobal(resolution_.globals()[global], kind);
     if (kind.form == Form::kRelaxableSlot) {
       StringRef content = view.Content(item.section);
       bool relaxes = !content.empty() && CanRelaxSlot(content.data() + relocation.r_offset,
@@ -245,11 +255,11 @@ void Liveness::VisitRelocation(Item item, const Elf::Rela& relocation) {
   }
 }
 
-void Liveness::VisitLocal(Item item, const Elf::Rela& relocation, Form form, uint8_t width) {
+void Liveness::VisitLocal(Item item, const Elf::Rela& relocation, const RelocationKind& kind) {
   const ElfView& view = resolution_.objects()[item.object];
   uint32_t symbol = relocation.getSymbol(false);
   uint32_t section = symbol == 0 ? uint32_t{ElfView::kAbsolute} : view.SectionOf(symbol);
-  uint8_t need = form == Form::kRelaxableSlot ? uint8_t{kNeedsSlot} : NeedOf(form, width);
+  uint8_t need = kind.form == Form::kRelaxableSlot ? uint8_t{kNeedsSlot} : NeedOf(kind);
   if (need == kNeedsSlot) {
     uses_offset_table_ = true;
     local_slots_.insert({item.object, symbol});
@@ -276,13 +286,14 @@ void Liveness::VisitLocal(Item item, const Elf::Rela& relocation, Form form, uin
   Mark(item.object, section);
 }
 
-void Liveness::VisitGlobal(Global& global, Form form, uint8_t width) {
+void Liveness::VisitGlobal(Global& global, const RelocationKind& kind) {
   using State = Global::State;
-  uint8_t need = NeedOf(form, width);
+  uint8_t need = NeedOf(kind);
   global.is_referenced = true;
   global.needs |= need;
-  uses_offset_table_ |= need == kNeedsSlot || form == Form::kRelaxableSlot;
-  if (need == kNeedsNear || need == kNeedsNarrow) ++global.near_uses;
+  uses_offset_table_ |= need == kNeedsSlot || kind.form == Form::kRelaxableSlot;
+  bool is_short = kind.reach == Reach::kShort;  // which is counted for all symbols
+  if ((need == kNeedsNear || need == kNeedsNarrow) && !is_short) ++global.near_uses;
   switch (global.state) {
     case State::kDefined: {
       const ElfView& view = resolution_.objects()[global.object];

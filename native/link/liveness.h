@@ -48,6 +48,8 @@ class Liveness {
   bool has_narrow_addresses() const { return has_narrow_addresses_; }
   // Whether anything goes by way of the global offset table, as with -fPIC.
   bool uses_offset_table() const { return uses_offset_table_; }
+  // How many relocations have fields that may be too short even within the load (Reach::kShort).
+  uint32_t short_uses() const { return short_uses_; }
   // How thread-local variables are referred to: form, object and symbol.
   using ThreadLocalUse = std::tuple<Form, uint32_t, uint32_t>;
   const std::set<ThreadLocalUse>& thread_local_uses() const { return thread_local_uses_; }
@@ -65,8 +67,8 @@ class Liveness {
   void Mark(uint32_t object, uint32_t section);
   void Visit(Item item);
   void VisitRelocation(Item item, const Elf::Rela& relocation);
-  void VisitLocal(Item item, const Elf::Rela& relocation, Form form, uint8_t width);
-  void VisitGlobal(Global& global, Form form, uint8_t width);
+  void VisitLocal(Item item, const Elf::Rela& relocation, const RelocationKind& kind);
+  void VisitGlobal(Global& global, const RelocationKind& kind);
   void MarkFrames(uint32_t section);
   void MarkRecord(EHFrame& frame, EHFrame::Record& record);
   void MarkSectionsNamed(llvm::StringRef name);
@@ -91,6 +93,7 @@ class Liveness {
   std::set<ThreadLocalUse> thread_local_uses_;
   bool has_narrow_addresses_ = false;
   bool uses_offset_table_ = false;
+  uint32_t short_uses_ = 0;
 };
 
 // What an error says of a relocation after the object's name: "relocation TYPE against

@@ -6,14 +6,11 @@
 #include <llvm/Support/MathExtras.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <mutex>
 #include <string>
 #include <system_error>
 #include <utility>
-
-#include "base/error.h"
 
 namespace object_loader {
 
@@ -30,8 +27,9 @@ constexpr uint64_t kMaxGrowth = 32;
 // 32-bit relocations reach this far, and all areas of an arena must be within reach of each other.
 constexpr uint64_t kReach = (uint64_t{1} << 31) - (1 << 20);
 
-// A load with so many constants, or so much data with initial values, has an arena of its own.
+// A load with so many constants, or so much data with initial values, goes to an arena for such.
 constexpr uint64_t kLargeContent = 256 << 10;
+constexpr Arena::Sizes kLargeArena = {2 << 20, 32 << 20, 32 << 20};
 
 Arena::Area AreaOf(orc::MemProt protection) {
   if ((protection & orc::MemProt::Exec) != orc::MemProt::None) return Arena::kCode;
@@ -39,9 +37,19 @@ Arena::Area AreaOf(orc::MemProt protection) {
                                                                   : Arena::kConstants;
 }
 
-llvm::Error OutOfMemory(const std::string& message) {
-  return llvm::make_error<llvm::StringError>(message,
-                                             std::make_error_code(std::errc::not_enough_memory));
+// What the linker is told of these becomes an OutOfMemoryError or, where memory would not help, an
+// ObjectLoaderError.
+llvm::Error Refused(std::string what, const Refusals& refusals) {
+  what += ": " + refusals.text();
+  std::errc code = std::errc::not_enough_memory;
+  if (!refusals.want_memory()) {
+    code = std::errc::permission_denied;
+    what +=
+        ". A policy of the system's forbids it: SELinux's execmem, a filter of system calls, or "
+        "MemoryDenyWriteExecute= of systemd. One of these ways to executable memory has to be "
+        "allowed";
+  }
+  return llvm::make_error<llvm::StringError>(what, std::make_error_code(code));
 }
 
 }  // namespace
@@ -52,6 +60,7 @@ class MemoryPool::Allocation {
   Arena* arena = nullptr;
   Arena::Pieces pieces;
   Arena::Sizes fresh = {};  // from this offset on the area still held zeros
+  bool finished = false;
   std::vector<orc::shared::WrapperFunctionCall> dealloc_actions;
 };
 
@@ -61,12 +70,14 @@ class MemoryPool::InFlight : public JITLinkMemoryManager::InFlightAlloc {
       : pool_(pool), graph_(graph), allocation_(std::move(allocation)) {}
 
   void finalize(OnFinalizedFunction on_finalized) override {
-    if (int error = pool_.Finish(*allocation_)) {
-      uint64_t bytes = allocation_->pieces[Arena::kConstants].size;
+    Refusals refusals;
+    if (!pool_.Finish(*allocation_, refusals)) {
+      const Arena::Pieces& pieces = allocation_->pieces;
+      uint64_t bytes = pieces[Arena::kCode].size + pieces[Arena::kConstants].size;
       pool_.Give(*allocation_);
-      return on_finalized(OutOfMemory(
-          llvm::formatv("cannot protect {0} bytes of constants: {1}", bytes, std::strerror(error))
-              .str()));
+      pool_.ReleaseUnused();  // memory may be short
+      return on_finalized(Refused(
+          llvm::formatv("cannot protect {0} bytes of code and constants", bytes), refusals));
     }
     if (!graph_.allocActions().empty()) {
       auto actions = orc::shared::runFinalizeActions(graph_.allocActions());
@@ -90,17 +101,18 @@ class MemoryPool::InFlight : public JITLinkMemoryManager::InFlightAlloc {
   std::unique_ptr<Allocation> allocation_;
 };
 
-MemoryPool::MemoryPool() = default;
+MemoryPool::MemoryPool(bool is_inspected) : is_inspected_(is_inspected) {}
 
 MemoryPool::~MemoryPool() = default;
 
-std::unique_ptr<MemoryPool::Allocation> MemoryPool::Take(const Arena::Sizes& sizes,
-                                                         const Arena::Sizes& alignments,
-                                                         Arena::Place place, bool large) {
-  Arena::Use use = large ? Arena::Use::kOneLargeLoad : Arena::Use::kManyLoads;
+llvm::Expected<std::unique_ptr<MemoryPool::Allocation>> MemoryPool::Take(
+    const Arena::Sizes& sizes, const Arena::Sizes& alignments, Arena::Place place, bool large) {
+  Arena::Use use = is_inspected_ ? Arena::Use::kInspectedLoads
+                   : large       ? Arena::Use::kLargeLoads
+                                 : Arena::Use::kSmallLoads;
   auto allocation = std::make_unique<Allocation>();
   std::lock_guard<Mutex> lock(mutex_);
-  for (auto arena = arenas_.rbegin(); !large && arena != arenas_.rend(); ++arena) {
+  for (auto arena = arenas_.rbegin(); arena != arenas_.rend(); ++arena) {
     if ((*arena)->place() != place || (*arena)->use() != use) continue;
     if ((*arena)->Take(sizes, alignments, allocation->pieces, allocation->fresh)) {
       allocation->arena = arena->get();
@@ -109,7 +121,7 @@ std::unique_ptr<MemoryPool::Allocation> MemoryPool::Take(const Arena::Sizes& siz
   }
   size_t usable =
       static_cast<size_t>(std::count_if(arenas_.begin(), arenas_.end(), [&](const auto& arena) {
-        return !arena->frozen() && arena->use() == use;
+        return !arena->shared() && arena->use() == use;
       }));
   uint64_t growth = std::min(uint64_t{1} << std::min<size_t>(usable, 16), kMaxGrowth);
   if (place == Arena::Place::kLow) growth = 1;  // there is 1 GiB of it at most
@@ -118,25 +130,28 @@ std::unique_ptr<MemoryPool::Allocation> MemoryPool::Take(const Arena::Sizes& siz
   uint64_t total = 0;
   for (int area = 0; area < Arena::kAreaCount; ++area) {
     needed[area] = llvm::alignTo(sizes[area] + alignments[area] + Arena::kGranularity, PageSize());
-    wanted[area] = large ? needed[area] : std::max(needed[area], kFirstArena[area] * growth);
     total += needed[area];
+    wanted[area] = std::max(needed[area], large ? kLargeArena[area] : kFirstArena[area] * growth);
+    if (large) wanted[area] = llvm::alignTo(wanted[area], kHugePage);
   }
   if (total > kReach) {
-    throw LinkError(llvm::formatv("needs {0} bytes of memory, more than the 2 GiB that 32-bit "
-                                  "relocations reach",
-                                  total)
-                        .str());
+    return llvm::make_error<jitlink::JITLinkError>(
+        llvm::formatv("needs {0} bytes of memory, more than the 2 GiB that 32-bit relocations "
+                      "reach",
+                      total)
+            .str());
   }
   std::unique_ptr<Arena> arena;
+  Refusals refusals;
   for (Arena::Place tried : {place, Arena::Place::kAnywhere}) {
     for (const Arena::Sizes* size : {&wanted, &needed}) {
-      if (!arena) arena = Arena::Reserve(*size, tried, use);
+      if (arena) break;
+      refusals = {};
+      arena = Arena::Reserve(*size, tried, use, refusals);
     }
   }
   if (!arena) {
-    throw OutOfMemoryError(
-        llvm::formatv("cannot map {0} bytes for loaded code: {1}", total, std::strerror(errno))
-            .str());
+    return Refused(llvm::formatv("cannot map {0} bytes for loaded code", total), refusals);
   }
   arena->Take(sizes, alignments, allocation->pieces, allocation->fresh);
   allocation->arena = arena.get();
@@ -144,18 +159,19 @@ std::unique_ptr<MemoryPool::Allocation> MemoryPool::Take(const Arena::Sizes& siz
   return allocation;
 }
 
-int MemoryPool::Finish(const Allocation& allocation) {
+bool MemoryPool::Finish(Allocation& allocation, Refusals& refusals) {
   std::lock_guard<Mutex> lock(mutex_);
-  return allocation.arena->Finish(allocation.pieces);
+  allocation.finished = true;
+  return allocation.arena->Finish(allocation.pieces, refusals);
 }
 
 void MemoryPool::Give(const Allocation& allocation) {
   std::lock_guard<Mutex> lock(mutex_);
-  allocation.arena->Give(allocation.pieces);
+  allocation.arena->Give(allocation.pieces, allocation.finished);
   if (!allocation.arena->empty()) return;
-  // One empty arena of each place is kept for the next load.
+  // One empty arena of each kind is kept for the next load.
   auto is_reusable = [&](const auto& arena) {
-    return !arena->frozen() && arena->use() == Arena::Use::kManyLoads &&
+    return !arena->shared() && arena->use() == allocation.arena->use() &&
            arena->place() == allocation.arena->place();
   };
   if (is_reusable(allocation.arena) &&
@@ -198,19 +214,12 @@ void MemoryPool::Allocate(jitlink::LinkGraph& graph, Arena::Place place,
     }
   }
 
-  std::unique_ptr<Allocation> allocation;
-  try {
-    bool large =
-        contents[Arena::kConstants] >= kLargeContent || contents[Arena::kData] >= kLargeContent;
-    allocation = Take(sizes, alignments, place, large);
-  } catch (const OutOfMemoryError& error) {
-    return on_allocated(OutOfMemory(error.what()));
-  } catch (const LinkError& error) {
-    return on_allocated(llvm::make_error<jitlink::JITLinkError>(error.what()));
-  }
-
-  allocation->arena->Populate(allocation->pieces, contents[Arena::kConstants],
-                              contents[Arena::kData]);
+  bool large = !is_inspected_ && (contents[Arena::kConstants] >= kLargeContent ||
+                                  contents[Arena::kData] >= kLargeContent);
+  auto taken = Take(sizes, alignments, place, large);
+  if (!taken) return on_allocated(taken.takeError());
+  std::unique_ptr<Allocation> allocation = std::move(*taken);
+  allocation->arena->Populate(allocation->pieces, contents);
   for (const Part& part : parts) {
     uint64_t size = part.block->getSize();
     uint64_t offset = allocation->pieces[part.area].offset + part.offset;
@@ -254,6 +263,15 @@ bool MemoryPool::Holds(const void* begin, uint64_t size, bool written) const {
     return arena->Holds(Arena::kData, place, size) ||
            (!written && arena->Holds(Arena::kConstants, place, size));
   });
+}
+
+uint64_t MemoryPool::CodeAreaOf(uint64_t code) const {
+  std::lock_guard<Mutex> lock(mutex_);
+  for (const auto& arena : arenas_) {
+    if (!arena->Holds(Arena::kCode, code, 1)) continue;
+    return reinterpret_cast<uint64_t>(arena->address(Arena::kCode, 0));
+  }
+  return code;
 }
 
 MemoryPool::Usage MemoryPool::usage() const {

@@ -11,8 +11,8 @@
 // Code that was compiled without -fPIC names its own parts by 32-bit addresses. For it there are
 // arenas in the first 2 GiB of the address space, where they fit; see low().
 //
-// Concurrency: every method may be called from any thread. After a fork the shared pages belong to
-// both processes, so neither reuses them: arenas from before are only emptied (see Arena::frozen).
+// Concurrency: every method may be called from any thread. After a fork neither process writes
+// where the other one's code is; see Arena::Unshare.
 #ifndef OBJECT_LOADER_LINK_MEMORY_POOL_H_
 #define OBJECT_LOADER_LINK_MEMORY_POOL_H_
 
@@ -30,7 +30,8 @@ namespace object_loader {
 
 class MemoryPool : public llvm::jitlink::JITLinkMemoryManager {
  public:
-  MemoryPool();
+  // `is_inspected`: by debuggers and profilers; see Arena::Use.
+  explicit MemoryPool(bool is_inspected);
   ~MemoryPool() override;
 
   using JITLinkMemoryManager::allocate;
@@ -44,6 +45,8 @@ class MemoryPool : public llvm::jitlink::JITLinkMemoryManager {
 
   // Whether the bytes are loaded data or, unless they are to be written, constants.
   bool Holds(const void* begin, uint64_t size, bool written) const;
+  // Where the area begins in which this code was allocated.
+  uint64_t CodeAreaOf(uint64_t code) const;
 
   struct Usage {
     uint64_t code = 0;       // bytes in use
@@ -77,13 +80,14 @@ class MemoryPool : public llvm::jitlink::JITLinkMemoryManager {
 
   void Allocate(llvm::jitlink::LinkGraph& graph, Arena::Place place,
                 OnAllocatedFunction on_allocated);
-  // Throws OutOfMemoryError.
-  std::unique_ptr<Allocation> Take(const Arena::Sizes& sizes, const Arena::Sizes& alignments,
-                                   Arena::Place place, bool large);
-  // Everything is written. Returns an error number, or 0.
-  int Finish(const Allocation& allocation);
+  llvm::Expected<std::unique_ptr<Allocation>> Take(const Arena::Sizes& sizes,
+                                                   const Arena::Sizes& alignments,
+                                                   Arena::Place place, bool large);
+  // Everything is written. False where the system refuses to protect it.
+  bool Finish(Allocation& allocation, Refusals& refusals);
   void Give(const Allocation& allocation);
 
+  const bool is_inspected_;
   Low low_{*this};
   mutable Mutex mutex_;
   std::vector<std::unique_ptr<Arena>> arenas_;

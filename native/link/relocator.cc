@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "link/elf_header.h"
 #include "os/thread_exit.h"
 #include "target/target.h"
 
@@ -43,6 +44,8 @@ uint64_t Relocator::LinkerAddress(const Global& global) const {
   switch (global.linker) {
     case LinkerSymbol::kDsoHandle:
       return At(Layout::kData, tables_.dso_handle());
+    case LinkerSymbol::kHeader:
+      return At(Layout::kConstants, tables_.header());
     case LinkerSymbol::kOffsetTable:
       return At(Layout::kConstants, tables_.slot(0));
     case LinkerSymbol::kSectionStart:
@@ -107,7 +110,7 @@ Relocator::Target Relocator::TargetOf(uint32_t object, uint32_t symbol) const {
 
 void Relocator::Write(const Memories& memories) {
   memories_ = memories;
-  if (tables_.far_count() != 0) far_used_.resize(resolution_.globals().size());
+  far_used_ = 0;
   // The initial values may hold addresses; what the dynamic linker tells of the variables then goes
   // into code and tables.
   memories_[Layout::kThreadLocal] = {0, thread_locals_.values()};
@@ -205,11 +208,13 @@ void Relocator::WriteTables() {
     WriteIndirectStub(Writable(Layout::kCode, stub), At(Layout::kCode, stub),
                       At(Layout::kData, indirect.pointer));
   }
+  if (tables_.has_header()) {
+    const llvm::ELF::Elf64_Ehdr header = ElfHeader(0);
+    std::memcpy(Writable(Layout::kConstants, tables_.header()), &header, sizeof(header));
+  }
   if (tables_.has_dso_handle()) {
-    // Whose it is is not known yet.
     uint64_t handle = tables_.dso_handle();
     write(Layout::kData, handle + offsetof(DsoHandle, self), At(Layout::kData, handle));
-    write(Layout::kData, handle + offsetof(DsoHandle, owner), 0);
   }
   thread_locals_.WriteSlots(Writable(Layout::kConstants, 0));
 }
@@ -233,63 +238,18 @@ uint64_t Relocator::SizeOf(const Field& field) const {
   return view.symbols()[field.relocation.getSymbol(false)].st_size;
 }
 
-void Relocator::Apply(const Field& field) {
-  uint32_t type = field.relocation.getType(false);
-  const RelocationKind& kind = KindOf(type);
-  if (kind.form == Form::kNothing) return;
-  uint32_t symbol = field.relocation.getSymbol(false);
-  auto addend = static_cast<uint64_t>(int64_t{field.relocation.r_addend});
-  Target target = kind.form == Form::kTableDistance ? Target{0, Resolution::kLocal, false}
-                                                    : TargetOf(field.object, symbol);
-  if (target.is_thread_local != IsThreadLocal(kind.form) && kind.form != Form::kSize) {
-    if (target.is_thread_local) {
-      Fail(field, "it does not suit a thread-local variable");
-    }
-    bool any_suits = kind.form == Form::kModuleSlot;  // of the load, whatever the symbol
-    if (!any_suits) Fail(field, "the symbol is used as a thread-local variable, which it is not");
-  }
-  uint64_t value;
-  switch (kind.form) {
-    case Form::kAddress:
-      value = target.address + addend;
-      break;
-    case Form::kDistance:
+uint64_t Relocator::ValueOf(const Field& field, const Target& target, Form form) const {
+  switch (form) {
+    case Form::kSymbol:
     case Form::kBranch:
-      value = target.address + addend - field.address;
-      break;
-    case Form::kRelaxableSlot: {
-      bool is_place = target.global == Resolution::kLocal ||
-                      resolution_.globals()[target.global].state != State::kAbsolute;
-      if (is_place && RelaxSlot(field.place, field.before, target.address, field.address,
-                                field.relocation.r_addend)) {
-        return;
-      }
-      value = SlotAddress(field, target) + addend - field.address;
-      break;
-    }
-    case Form::kSlotDistance:
-      value = SlotAddress(field, target) + addend - field.address;
-      break;
-    case Form::kSlotOffset:
-      value = SlotAddress(field, target) + addend - At(Layout::kConstants, tables_.slot(0));
-      break;
-    case Form::kTableOffset:
-      value = target.address + addend - At(Layout::kConstants, tables_.slot(0));
-      break;
-    case Form::kTableDistance:
-      value = At(Layout::kConstants, tables_.slot(0)) + addend - field.address;
-      break;
+      return target.address;
+    case Form::kSlot:
+    case Form::kRelaxableSlot:
+      return SlotAddress(field, target);
+    case Form::kTable:
+      return OffsetTable();
     case Form::kSize:
-      value = SizeOf(field) + addend;
-      break;
-    case Form::kModuleAndOffsetSlot:
-    case Form::kModuleSlot:
-    case Form::kThreadOffsetSlot:
-    case Form::kDescriptorSlot:
-      value =
-          At(Layout::kConstants, thread_locals_.SlotFor(kind.form, target.global, target.address)) +
-          addend - field.address;
-      break;
+      return SizeOf(field);
     case Form::kModuleOffset:
       if (target.global != Resolution::kLocal &&
           resolution_.ThreadLocal(resolution_.globals()[target.global])) {
@@ -297,26 +257,73 @@ void Relocator::Apply(const Field& field) {
              "the thread-local variable is expected in the load itself, but is defined elsewhere; "
              "compile with -fPIC and without -ftls-model=local-dynamic");
       }
-      value = target.address + addend;
-      break;
-    default:  // kThreadOffset
-      value = thread_locals_.ThreadOffset(target.global, target.address) + addend;
-  }
-  if (!Patch(kind, field.place, value) && !ApplyByDetour(field, target, kind)) {
-    FailOutOfReach(field, target, value);
+      return target.address;
+    case Form::kThreadOffset:
+      return thread_locals_.ThreadOffset(target.global, target.address);
+    default:
+      return At(Layout::kConstants, thread_locals_.SlotFor(form, target.global, target.address));
   }
 }
 
-bool Relocator::ApplyByDetour(const Field& field, const Target& target,
-                              const RelocationKind& kind) {
+uint64_t Relocator::Measure(From from, uint64_t value, uint64_t place) const {
+  switch (from) {
+    case From::kZero:
+      return value;
+    case From::kPlace:
+      return value - place;
+    case From::kPage:
+      return PageOf(value) - PageOf(place);
+    case From::kTable:
+      return value - OffsetTable();
+    default:  // kTablePage
+      return value - PageOf(OffsetTable());
+  }
+}
+
+void Relocator::Apply(const Field& field) {
+  const RelocationKind& kind = KindOf(field.relocation.getType(false));
+  if (kind.form == Form::kNothing) return;
+  Target target = kind.form == Form::kTable
+                      ? Target{0, Resolution::kLocal, false}
+                      : TargetOf(field.object, field.relocation.getSymbol(false));
+  if (target.is_thread_local != IsThreadLocal(kind.form) && kind.form != Form::kSize) {
+    if (target.is_thread_local) {
+      Fail(field, "it does not suit a thread-local variable");
+    }
+    bool any_suits = kind.form == Form::kModuleSlot;  // of the load, whatever the symbol
+    if (!any_suits) Fail(field, "the symbol is used as a thread-local variable, which it is not");
+  }
+  if (kind.form == Form::kRelaxableSlot) {
+    bool is_place = target.global == Resolution::kLocal ||
+                    resolution_.globals()[target.global].state != State::kAbsolute;
+    if (is_place && RelaxSlot(field.place, field.before, target.address, field.address,
+                              field.relocation.r_addend)) {
+      return;
+    }
+  }
+  uint64_t value = ValueOf(field, target, kind.form);
+  auto addend = static_cast<uint64_t>(int64_t{field.relocation.r_addend});
+  uint64_t measured = Measure(kind.from, value + addend, field.address);
+  if (!Patch(kind, field.place, measured) && !ApplyByDetour(field, target, kind, value)) {
+    FailOutOfReach(field, target, measured);
+  }
+}
+
+bool Relocator::ApplyByDetour(const Field& field, const Target& target, const RelocationKind& kind,
+                              uint64_t value) {
+  if (kind.reach == Reach::kShort && ReachFarOnce(field, kind, value, 0)) return true;
   bool is_place =
-      kind.form == Form::kAddress || kind.form == Form::kDistance || kind.form == Form::kBranch;
+      (kind.form == Form::kSymbol && kind.from != From::kTable) || kind.form == Form::kBranch;
   if (!is_place || target.global == Resolution::kLocal) return false;
   const Tables::Made& made = tables_.For(target.global);
-  auto addend = static_cast<uint64_t>(int64_t{field.relocation.r_addend});
+  bool may_change = made.is_far && kind.form != Form::kBranch;
+  if (may_change &&
+      ReachFarOnce(field, kind, value, At(Layout::kConstants, tables_.slot(made.slot)))) {
+    return true;
+  }
+  // Another relocation is for the rest of the address, and takes the symbol's own.
+  if (kind.from == From::kPage) return false;
   uint64_t address;
-  bool may_change = made.far != Tables::kNone && kind.width == 4 && kind.form != Form::kBranch;
-  if (may_change && ReachFarOnce(field, target, kind)) return true;
   if (made.stub != Tables::kNone) {
     address = At(Layout::kCode, tables_.stub(made.stub));
   } else if (made.copy != Tables::kNone) {
@@ -324,22 +331,21 @@ bool Relocator::ApplyByDetour(const Field& field, const Target& target,
   } else {
     return false;
   }
-  bool relative = kind.form != Form::kAddress;
-  return Patch(kind, field.place, address + addend - (relative ? field.address : 0));
+  auto addend = static_cast<uint64_t>(int64_t{field.relocation.r_addend});
+  return Patch(kind, field.place, Measure(kind.from, address + addend, field.address));
 }
 
-bool Relocator::ReachFarOnce(const Field& field, const Target& target, const RelocationKind& kind) {
-  const Tables::Made& made = tables_.For(target.global);
+bool Relocator::ReachFarOnce(const Field& field, const RelocationKind& kind, uint64_t value,
+                             uint64_t slot) {
   const Elf::Shdr& section = resolution_.objects()[field.object].sections()[field.section];
   // Elsewhere, bytes that look like an instruction are none.
   if (!(section.sh_flags & ELF::SHF_EXECINSTR)) return false;
   uint64_t after = section.sh_size - field.before - kind.width;
-  uint64_t thunk = tables_.far_thunk(made.far + far_used_[target.global]);
-  bool done = ReachFar({kind.form != Form::kAddress, field.place, field.before, after,
-                        field.address, field.relocation.r_addend, target.address,
-                        At(Layout::kConstants, tables_.slot(made.slot)),
-                        Writable(Layout::kCode, thunk), At(Layout::kCode, thunk)});
-  far_used_[target.global] += done;
+  uint64_t thunk = tables_.far_thunk(far_used_);
+  bool done =
+      ReachFar({kind, field.place, field.before, after, field.address, field.relocation.r_addend,
+                value, slot, Writable(Layout::kCode, thunk), At(Layout::kCode, thunk)});
+  far_used_ += done;
   return done;
 }
 
@@ -357,9 +363,7 @@ void Relocator::FailOutOfReach(const Field& field, const Target& target, uint64_
                     resolution_.objects()[field.object].SectionOf(
                         field.relocation.getSymbol(false)) == ElfView::kAbsolute);
   if (!is_number) {
-    text +=
-        "; the code refers to something more than 2 GiB away in a way that only works nearby: "
-        "compile with -fPIC";
+    text += std::string("; ") + WhyOutOfRange(field.relocation.getType(false));
   }
   const ElfView& view = resolution_.objects()[field.object];
   throw OutOfReachError(view.name() + ": " +

@@ -53,13 +53,15 @@ class Relocator {
 
   // After that, the address of a definition, or of a thread-local one its offset.
   uint64_t AddressOf(const Global& global) const;
-
- private:
   struct Target {
     uint64_t address;
     uint32_t global;  // or Resolution::kLocal
     bool is_thread_local;
   };
+  // The same, of what an object's symbol stands for; 0 where it is not loaded.
+  Target TargetOf(uint32_t object, uint32_t symbol) const;
+
+ private:
   struct Field {
     uint32_t object;
     uint32_t section;
@@ -75,18 +77,22 @@ class Relocator {
   }
   uint64_t LinkerAddress(const Global& global) const;
   uint64_t LocalAddress(uint32_t object, uint32_t symbol, bool& is_thread_local) const;
-  Target TargetOf(uint32_t object, uint32_t symbol) const;
   uint64_t SlotAddress(const Field& field, const Target& target) const;
   uint64_t SizeOf(const Field& field) const;
+  uint64_t OffsetTable() const { return At(Layout::kConstants, tables_.slot(0)); }
+  // What a relocation is about, without its addend; and that as the field has it.
+  uint64_t ValueOf(const Field& field, const Target& target, Form form) const;
+  uint64_t Measure(From from, uint64_t value, uint64_t place) const;
 
   void WriteArea(Layout::Area area);
   void WriteFrames();
   void WriteTables();
   void Relocate(uint32_t object, uint32_t section, char* place, uint64_t address);
   void Apply(const Field& field);
-  // Where the target itself is out of reach: by way of what was made for it.
-  bool ApplyByDetour(const Field& field, const Target& target, const RelocationKind& kind);
-  bool ReachFarOnce(const Field& field, const Target& target, const RelocationKind& kind);
+  // Where the value itself is out of reach: by way of what was made for it.
+  bool ApplyByDetour(const Field& field, const Target& target, const RelocationKind& kind,
+                     uint64_t value);
+  bool ReachFarOnce(const Field& field, const RelocationKind& kind, uint64_t value, uint64_t slot);
   [[noreturn]] void FailOutOfReach(const Field& field, const Target& target, uint64_t value) const;
   [[noreturn]] void Fail(const Field& field, const std::string& why) const;
 
@@ -96,7 +102,7 @@ class Relocator {
   const Tables& tables_;
   ThreadLocals& thread_locals_;
   Memories memories_;
-  std::vector<uint32_t> far_used_;  // by global, where any were reserved
+  uint32_t far_used_ = 0;  // of the thunks that were reserved
 };
 
 }  // namespace object_loader

@@ -16,7 +16,6 @@ namespace {
 
 namespace ELF = llvm::ELF;
 using llvm::StringRef;
-using llvm::orc::SymbolStringPtr;
 
 // GCC's way to say the same as a group of one section, before there were groups.
 constexpr char kLinkOnce[] = ".gnu.linkonce.";
@@ -34,9 +33,8 @@ std::string ListObjects(const std::vector<ElfView>& objects, size_t count) {
 }
 
 Resolution::Resolution(const std::vector<ElfView>& objects, size_t own,
-                       llvm::orc::SymbolStringPool& names,
-                       llvm::function_ref<bool(const SymbolStringPtr&)> has_group)
-    : objects_(objects), own_(own), names_(names), name_(ListObjects(objects, own)) {
+                       llvm::function_ref<bool(NameRef)> has_group)
+    : objects_(objects), own_(own), name_(ListObjects(objects, own)) {
   uint32_t sections = 0;
   size_t symbols = 0;
   for (const ElfView& object : objects) {
@@ -62,7 +60,7 @@ Resolution::Resolution(const std::vector<ElfView>& objects, size_t own,
   if (duplicates_.empty()) return;
   std::map<std::string, std::string> messages;  // symbol -> message
   for (auto [global, second] : duplicates_) {
-    std::string symbol(*globals_[global].name);
+    std::string symbol = globals_[global].name.str();
     messages[symbol] = "duplicate symbol " + Demangled(symbol) + ": defined in " +
                        objects_[globals_[global].object].name() + " and in " +
                        objects_[second].name();
@@ -71,14 +69,14 @@ Resolution::Resolution(const std::vector<ElfView>& objects, size_t own,
 }
 
 bool Resolution::KeepGroup(StringRef signature, size_t object,
-                           llvm::function_ref<bool(const SymbolStringPtr&)> has_group) {
-  SymbolStringPtr name = names_.intern(signature);
+                           llvm::function_ref<bool(NameRef)> has_group) {
+  NameRef name(signature);
   auto [known, is_new] = group_of_.try_emplace(name, object);
   if (!is_new && known->second != object) return false;
   // What only serves this load is not the dylib's, nor has it anything of it.
   if (object >= own_) return true;
   if (has_group(name)) return false;
-  groups_.push_back(std::move(name));
+  groups_.push_back(name);
   return true;
 }
 
@@ -87,12 +85,17 @@ void Resolution::DropSection(size_t object, uint32_t section) {
   dropped_[object] = true;
 }
 
-void Resolution::ResolveGroups(size_t object,
-                               llvm::function_ref<bool(const SymbolStringPtr&)> has_group) {
+void Resolution::ResolveGroups(size_t object, llvm::function_ref<bool(NameRef)> has_group) {
   const ElfView& view = objects_[object];
   for (const ElfView::Group& group : view.groups()) {
     if (!group.comdat) continue;
-    bool keep = KeepGroup(group.signature, object, has_group);
+    // A group of one section and a section of the other kind are the same where the names are.
+    bool is_single =
+        llvm::count_if(group.members, [&](uint32_t member) { return view.IsLoaded(member); }) == 1;
+    auto once = link_once_.find(NameRef(group.signature));
+    bool has_once = is_single && once != link_once_.end() && once->second != object;
+    bool keep = !has_once && KeepGroup(group.signature, object, has_group);
+    if (is_single) single_.insert(NameRef(group.signature));
     for (uint32_t member : group.members) {
       grouped_[Number(object, member)] = true;
       if (!keep) DropSection(object, member);
@@ -106,7 +109,13 @@ void Resolution::ResolveGroups(size_t object,
     if (!name.starts_with(kLinkOnce)) continue;
     grouped_[Number(object, section)] = true;
     // In a name that no group has.
-    if (!KeepGroup(name, object, has_group)) DropSection(object, section);
+    bool keep = KeepGroup(name, object, has_group);
+    NameRef stem(name.drop_front(sizeof(kLinkOnce) - 1).split('.').second);
+    auto group = group_of_.find(stem);
+    bool is_here = group != group_of_.end();
+    if (is_here ? single_.contains(stem) && group->second != object : has_group(stem)) keep = false;
+    if (keep) link_once_.try_emplace(stem, object);
+    if (!keep) DropSection(object, section);
   }
   if (!any_ordered) return;
   for (uint32_t section = 0; section < view.sections().size(); ++section) {
@@ -117,12 +126,12 @@ void Resolution::ResolveGroups(size_t object,
   }
 }
 
-uint32_t Resolution::Intern(StringRef name, size_t object, uint32_t symbol) {
+uint32_t Resolution::Intern(NameRef name, size_t object, uint32_t symbol) {
   auto number = static_cast<uint32_t>(globals_.size());
-  auto [known, is_new] = by_name_.try_emplace(names_.intern(name), number);
+  auto [known, is_new] = by_name_.try_emplace(name, number);
   if (is_new) {
     Global& global = globals_.emplace_back();
-    global.name = known->first;
+    global.name = name;
     global.object = static_cast<uint32_t>(object);
     global.symbol = symbol;
   }
@@ -130,7 +139,7 @@ uint32_t Resolution::Intern(StringRef name, size_t object, uint32_t symbol) {
 }
 
 Global* Resolution::Find(StringRef name) {
-  auto known = by_name_.find(names_.intern(name));
+  auto known = by_name_.find(NameRef(name));
   return known == by_name_.end() ? nullptr : &globals_[known->second];
 }
 
@@ -170,7 +179,7 @@ void Resolution::ResolveSymbols(size_t object) {
       definition.is_grouped = grouped_[Number(object, section)];
     } else if (!view.IsLoaded(section)) {
       // Nothing that is loaded may refer to it: see Liveness.
-      global_of.push_back(Intern(name, object, i));
+      global_of.push_back(Intern(NameRef(name), object, i));
       globals_[global_of.back()].is_unloaded = true;
       continue;
     }  // else it is in a dropped group: a reference to the one that is kept
@@ -178,19 +187,19 @@ void Resolution::ResolveSymbols(size_t object) {
     size_t at = name.find('@');
     bool is_default = at != StringRef::npos && name.substr(at).starts_with("@@");
     bool is_definition = definition.state != State::kUndefined;
-    std::string versioned;
+    StringRef versioned;
     if (is_default) {
-      versioned = (name.take_front(at) + name.drop_front(at + 1)).str();
-      if (!is_definition) name = versioned;
+      versioned = made_names_.emplace_back((name.take_front(at) + name.drop_front(at + 1)).str());
+      name = is_definition ? made_names_.emplace_back(name.take_front(at)) : versioned;
     }
     size_t before = globals_.size();
-    uint32_t number = Intern(is_default && is_definition ? name.take_front(at) : name, object, i);
+    uint32_t number = Intern(NameRef(name), object, i);
     bool is_new = globals_.size() != before;
     global_of.push_back(number);
     if (is_definition) {
       Define(globals_[number], object, i, definition);
       if (is_default) {
-        number = Intern(versioned, object, i);
+        number = Intern(NameRef(versioned), object, i);
         Define(globals_[number], object, i, definition);
       }
     } else {
@@ -208,7 +217,7 @@ void Resolution::ResolveSymbols(size_t object) {
 void Resolution::Refer(Global& global, size_t object, const Elf::Sym& symbol, bool is_new) {
   if (global.last_object == object && symbol.st_shndx == ELF::SHN_UNDEF) {
     throw ObjectFormatError(objects_[object].name() + ": is truncated or malformed: undefined " +
-                            "symbol '" + std::string(*global.name) + "' has no name of its own");
+                            "symbol '" + global.name.str() + "' has no name of its own");
   }
   global.last_object = static_cast<uint32_t>(object);
   if (global.state != State::kUndefined) return;
@@ -237,7 +246,7 @@ void Resolution::Define(Global& global, size_t object, uint32_t symbol, Global d
   } else if (added <= known) {
     return;
   }
-  definition.name = std::move(global.name);
+  definition.name = global.name;
   definition.is_hidden = global.is_hidden;
   definition.object = static_cast<uint32_t>(object);
   definition.symbol = symbol;
@@ -264,7 +273,7 @@ bool Resolution::IsExpectedNear(uint32_t global) {
       if (!kept_[Number(object, section)]) continue;
       for (const Elf::Rela& relocation : objects_[object].Relocations(section)) {
         const RelocationKind& kind = KindOf(relocation.getType(false));
-        bool near = (kind.form == Form::kAddress || kind.form == Form::kDistance) && kind.width < 8;
+        bool near = kind.form == Form::kSymbol && kind.reach != Reach::kAll;
         uint32_t symbol = relocation.getSymbol(false);
         if (!near || symbol == 0) continue;
         uint32_t number = GlobalOf(object, symbol);

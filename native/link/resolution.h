@@ -13,15 +13,17 @@
 #define OBJECT_LOADER_LINK_RESOLUTION_H_
 
 #include <llvm/ADT/DenseMap.h>
+#include <llvm/ADT/DenseSet.h>
 #include <llvm/ADT/STLFunctionalExtras.h>
-#include <llvm/ExecutionEngine/Orc/SymbolStringPool.h>
 
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
-#include "link/tls_library.h"
+#include "base/name.h"
+#include "link/tls_module.h"
 #include "object/elf_view.h"
 
 namespace object_loader {
@@ -40,7 +42,8 @@ enum class LinkerSymbol : uint8_t {
   kEnd,         // _end, end
   kInit,        // _init and _fini: what sections .init and .fini make
   kFini,
-  kImage,  // __ehdr_start and _DYNAMIC: parts of a file, which a load has not
+  kHeader,  // __ehdr_start: an ELF header, which has no segments to tell of
+  kImage,   // _DYNAMIC: a part of a file, which a load has not
 };
 
 // A global symbol of the load's objects.
@@ -54,7 +57,7 @@ struct Global {
     kBound,     // to `value`, or to a thread-local variable
     kNull,      // undefined, and may be
   };
-  llvm::orc::SymbolStringPtr name;
+  NameRef name;
   State state = State::kUndefined;
   LinkerSymbol linker = LinkerSymbol::kNone;
   // Of the definition, or where there is none of all references: whether it is weak.
@@ -82,8 +85,8 @@ struct Global {
 // How a symbol is referred to.
 enum Need : uint8_t {
   kNeedsSlot = 1,    // an entry of the global offset table
-  kNeedsNear = 2,    // a distance of less than eight bytes
-  kNeedsNarrow = 4,  // an address of less than eight bytes
+  kNeedsNear = 2,    // a distance that not every address is within
+  kNeedsNarrow = 4,  // an address of 32 bits, or less
   kNeedsBranch = 8,  // a distance, to be jumped to
   kNeedsThreadLocal = 16,
   kNeedsThreadOffset = 32,  // a thread-local variable by its distance from the thread pointer
@@ -97,8 +100,8 @@ class Resolution {
   // The first `own` of the objects are what the load was given; what the others define is for these
   // alone. `has_group` tells of groups that the dylib has already. Throws ObjectFormatError,
   // LinkError and DuplicateSymbolError (two of the objects define the same symbol).
-  Resolution(const std::vector<ElfView>& objects, size_t own, llvm::orc::SymbolStringPool& names,
-             llvm::function_ref<bool(const llvm::orc::SymbolStringPtr&)> has_group);
+  Resolution(const std::vector<ElfView>& objects, size_t own,
+             llvm::function_ref<bool(NameRef)> has_group);
   Resolution(const Resolution&) = delete;
   Resolution& operator=(const Resolution&) = delete;
 
@@ -132,8 +135,11 @@ class Resolution {
   // Whether code takes the global for one near by, or below 4 GiB, as without -fPIC.
   bool IsExpectedNear(uint32_t global);
 
+  // Of the names that are no text of an object. The caller takes them with the globals' names.
+  std::deque<std::string> TakeMadeNames() { return std::move(made_names_); }
+
   // The signatures of the groups that are kept, of the objects that the load was given.
-  const std::vector<llvm::orc::SymbolStringPtr>& groups() const { return groups_; }
+  const std::vector<NameRef>& groups() const { return groups_; }
 
   // Whether any section of the object was dropped in favour of another one's.
   bool HasDropped(size_t object) const { return dropped_[object]; }
@@ -149,29 +155,30 @@ class Resolution {
  private:
   using State = Global::State;
 
-  void ResolveGroups(size_t object,
-                     llvm::function_ref<bool(const llvm::orc::SymbolStringPtr&)> has_group);
+  void ResolveGroups(size_t object, llvm::function_ref<bool(NameRef)> has_group);
   void DropSection(size_t object, uint32_t section);
   void ResolveSymbols(size_t object);
-  uint32_t Intern(llvm::StringRef name, size_t object, uint32_t symbol);
+  uint32_t Intern(NameRef name, size_t object, uint32_t symbol);
   void Define(Global& global, size_t object, uint32_t symbol, Global definition);
   void Refer(Global& global, size_t object, const Elf::Sym& symbol, bool is_new);
   bool KeepGroup(llvm::StringRef signature, size_t object,
-                 llvm::function_ref<bool(const llvm::orc::SymbolStringPtr&)> has_group);
+                 llvm::function_ref<bool(NameRef)> has_group);
 
   const std::vector<ElfView>& objects_;
   const size_t own_;
-  llvm::orc::SymbolStringPool& names_;
   std::string name_;
   std::vector<uint32_t> first_section_;
   std::vector<uint32_t> first_global_;
   std::vector<bool> kept_;
   std::vector<bool> grouped_;  // members of COMDAT groups
   std::vector<Global> globals_;
-  llvm::DenseMap<llvm::orc::SymbolStringPtr, uint32_t> by_name_;
+  std::deque<std::string> made_names_;  // those without the versions that objects give them
+  llvm::DenseMap<NameRef, uint32_t> by_name_;
   std::vector<std::vector<uint32_t>> global_of_;
-  std::vector<llvm::orc::SymbolStringPtr> groups_;
-  llvm::DenseMap<llvm::orc::SymbolStringPtr, size_t> group_of_;  // signature -> object
+  std::vector<NameRef> groups_;
+  llvm::DenseMap<NameRef, size_t> group_of_;   // signature -> object
+  llvm::DenseSet<NameRef> single_;             // signatures of groups with one section
+  llvm::DenseMap<NameRef, size_t> link_once_;  // NAME of .gnu.linkonce.x.NAME -> object
   std::unordered_map<const Global*, TlsVariable> thread_locals_;
   std::vector<std::pair<uint32_t, size_t>> duplicates_;  // global, the second object
   std::vector<bool> expected_near_;                      // by global, when somebody has asked

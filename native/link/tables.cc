@@ -27,7 +27,9 @@ Tables::Tables(const Resolution& resolution, const Liveness& liveness, Layout& l
     : resolution_(resolution),
       made_(resolution.globals().size()),
       must_be_low_(liveness.has_narrow_addresses()),
-      may_be_low_(!liveness.uses_offset_table() && liveness.thread_local_uses().empty()) {
+      may_be_low_(kPlainCodeIsNarrow && !liveness.uses_offset_table() &&
+                  liveness.thread_local_uses().empty()) {
+  far_count_ = liveness.short_uses();
   for (const Local& function : liveness.indirect_functions()) {
     uint64_t pointer = layout.Reserve(Layout::kData, kSlotSize, kSlotSize);
     indirect_.push_back({function, stub_count_++, pointer});
@@ -38,6 +40,9 @@ Tables::Tables(const Resolution& resolution, const Liveness& liveness, Layout& l
   stubs_ = layout.Reserve(Layout::kCode, stub_count_ * kStubSize, kStubSize);
   far_thunks_ = layout.Reserve(Layout::kCode, far_count_ * kFarSize, kFarSize);
   for (Copy& copy : copies_) copy.offset = layout.Reserve(Layout::kConstants, copy.size, 16);
+  if (has_header_) {
+    header_ = layout.Reserve(Layout::kConstants, sizeof(Elf::Ehdr), alignof(Elf::Ehdr));
+  }
   if (has_dso_handle_) {
     dso_handle_ = layout.Reserve(Layout::kData, sizeof(DsoHandle), alignof(DsoHandle));
   }
@@ -51,6 +56,7 @@ void Tables::MakeFor(uint32_t number) {
   if (global.state == Global::State::kLinker) {
     is_near = true;
     has_dso_handle_ |= global.linker == LinkerSymbol::kDsoHandle;
+    has_header_ |= global.linker == LinkerSymbol::kHeader;
   }
   if ((global.needs & kNeedsSlot) || (!is_near && (global.needs & kNeedsFarSlot))) {
     made.slot = slot_count_++;
@@ -60,6 +66,11 @@ void Tables::MakeFor(uint32_t number) {
 
 void Tables::MakeForOutside(const Global& global, Made& made) {
   if (global.needs & kNeedsBranch) made.stub = stub_count_++;
+  if (global.state == Global::State::kNull) {
+    // Zig asks for its weak _DYNAMIC so.
+    if (global.needs & kNeedsNear) MakeFar(global, made);
+    return;
+  }
   bool is_near = (global.needs & (kNeedsNear | kNeedsNarrow)) != 0;
   if (!is_near || global.value == 0 || global.state != Global::State::kBound) return;
   bool is_far = global.value >= kLow;
@@ -78,7 +89,11 @@ void Tables::MakeForOutside(const Global& global, Made& made) {
     if (info->is_read_only) return;
   }
   // Better than both, and the one way to reach what may be written: the instruction is changed.
-  made.far = far_count_;
+  MakeFar(global, made);
+}
+
+void Tables::MakeFar(const Global& global, Made& made) {
+  made.is_far = true;
   far_count_ += global.near_uses;
   if (made.slot == kNone) made.slot = slot_count_++;
 }

@@ -32,7 +32,7 @@ class Tables {
     uint32_t stub = kNone;  // number
     uint32_t copy = kNone;  // number, in copies()
     bool is_stub = false;   // the stub's address stands for the symbol's
-    uint32_t far = kNone;   // number of the first of its thunks
+    bool is_far = false;    // there are thunks for whoever takes it for one near by
   };
   // Constants of the process that code expects near by.
   struct Copy {
@@ -60,14 +60,14 @@ class Tables {
   const std::map<Local, uint32_t>& local_slots() const { return local_slots_; }
   const std::vector<Copy>& copies() const { return copies_; }
 
-  // Offsets in Layout::kConstants, kCode, kCode and kData.
+  // Offsets in Layout::kConstants, kCode, kCode, kConstants and kData.
   uint64_t slot(uint32_t number) const { return slots_ + number * kSlotSize; }
   uint64_t stub(uint32_t number) const;
   uint64_t far_thunk(uint32_t number) const;
+  uint64_t header() const { return header_; }
+  bool has_header() const { return has_header_; }
   uint64_t dso_handle() const { return dso_handle_; }
   bool has_dso_handle() const { return has_dso_handle_; }
-  // How many thunks for far accesses were reserved in all.
-  uint32_t far_count() const { return far_count_; }
 
   // Whether the load has to lie below 2 GiB, and whether it might as well: code without a sign of
   // -fPIC lies there, so that what is loaded later can name it by addresses of 32 bits.
@@ -77,6 +77,7 @@ class Tables {
  private:
   void MakeFor(uint32_t number);
   void MakeForOutside(const Global& global, Made& made);
+  void MakeFar(const Global& global, Made& made);
 
   const Resolution& resolution_;
   std::vector<Made> made_;
@@ -89,6 +90,8 @@ class Tables {
   uint64_t slots_ = 0;
   uint64_t stubs_ = 0;
   uint64_t far_thunks_ = 0;
+  uint64_t header_ = 0;
+  bool has_header_ = false;
   uint64_t dso_handle_ = 0;
   bool has_dso_handle_ = false;
   bool must_be_low_;

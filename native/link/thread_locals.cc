@@ -7,31 +7,35 @@
 #include "base/error.h"
 #include "base/fork_lock.h"
 
-extern "C" void* __tls_get_addr(void* module_and_offset);
-
 namespace object_loader {
 
-using Query = TlsLibrary::Query;
-
-void* TlsGetAddrOrNull(uint64_t* module_and_offset) {
-  return module_and_offset[0] == 0 ? nullptr : __tls_get_addr(module_and_offset);
-}
+using Query = TlsModule::Query;
 
 ThreadLocals::ThreadLocals(const Resolution& resolution, const Liveness& liveness, Layout& layout)
     : resolution_(resolution), layout_(layout) {
   variables_.size = layout.size(Layout::kThreadLocal);
   variables_.alignment = layout.alignment(Layout::kThreadLocal);
-  variables_.values.resize(layout.initialized_thread_locals());
+  try {
+    variables_.values.resize(layout.initialized_thread_locals());
+  } catch (const std::bad_alloc&) {
+    throw NoMemory();
+  }
   for (const auto& [form, object, symbol] : liveness.thread_local_uses()) Ask(form, object, symbol);
   uint64_t count = 0;
   for (const auto& [key, asked] : asked_) count += asked.has_slot;
-  constexpr uint64_t kSlotSize = sizeof(TlsLibrary::Answer);
+  constexpr uint64_t kSlotSize = sizeof(TlsModule::Answer);
   uint64_t slot = layout.Reserve(Layout::kConstants, count * kSlotSize, kSlotSize);
   for (auto& [key, asked] : asked_) {
     if (!asked.has_slot) continue;
     asked.slot = slot;
     slot += kSlotSize;
   }
+}
+
+OutOfMemoryError ThreadLocals::NoMemory() const {
+  return OutOfMemoryError(resolution_.name() + ": no memory for the " +
+                          std::to_string(layout_.initialized_thread_locals()) +
+                          " bytes of its thread-local variables");
 }
 
 Query::Kind ThreadLocals::KindFor(Form form) {
@@ -101,7 +105,9 @@ void ThreadLocals::Open() {
   // The dynamic linker may wait for another thread, which may fork.
   ForkInclusion inclusion;
   try {
-    library_ = TlsLibrary::Open(variables_, queries_);
+    library_ = TlsModule::Open(std::move(variables_), queries_);
+  } catch (const std::bad_alloc&) {
+    throw NoMemory();
   } catch (const LinkError& error) {
     throw LinkError(resolution_.name() + ": " + error.what());
   } catch (const OutOfMemoryError& error) {
@@ -128,7 +134,7 @@ void ThreadLocals::WriteSlots(char* constants) const {
   for (const auto& [key, asked] : asked_) {
     if (!asked.has_slot) continue;
     std::memcpy(constants + asked.slot, library_->answers()[asked.query].data(),
-                sizeof(TlsLibrary::Answer));
+                sizeof(TlsModule::Answer));
   }
 }
 

@@ -4,7 +4,7 @@
 //
 // As for a static linker, the variables have their places in one block (Layout::kThreadLocal), and
 // relocations lead to slots in the constants or ask for numbers. What these are comes from the
-// dynamic linker (see TlsLibrary) when everything else has its final value, since the variables'
+// dynamic linker (see TlsModule) when everything else has its final value, since the variables'
 // initial values may hold addresses.
 //
 // Lifetime: refers to what was planned. Concurrency: for one thread at a time.
@@ -18,10 +18,11 @@
 #include <tuple>
 #include <vector>
 
+#include "base/error.h"
 #include "link/layout.h"
 #include "link/liveness.h"
 #include "link/resolution.h"
-#include "link/tls_library.h"
+#include "link/tls_module.h"
 #include "target/target.h"
 
 namespace object_loader {
@@ -44,16 +45,17 @@ class ThreadLocals {
   void WriteSlots(char* constants) const;
 
   // Null where there is nothing to hold.
-  std::shared_ptr<const TlsLibrary> library() const { return library_; }
+  std::shared_ptr<const TlsModule> library() const { return library_; }
 
  private:
-  using Key = std::tuple<TlsLibrary::Query::Kind, uint32_t, uint64_t>;  // global, offset
+  OutOfMemoryError NoMemory() const;
+  using Key = std::tuple<TlsModule::Query::Kind, uint32_t, uint64_t>;  // global, offset
   struct Asked {
     size_t query;
     bool has_slot = false;
     uint64_t slot = 0;
   };
-  static TlsLibrary::Query::Kind KindFor(Form form);
+  static TlsModule::Query::Kind KindFor(Form form);
   Key KeyFor(Form form, uint32_t global, uint64_t offset) const;
   // Of one of the load's own variables, or nothing.
   std::optional<uint64_t> OffsetOf(uint32_t object, uint32_t symbol) const;
@@ -62,15 +64,11 @@ class ThreadLocals {
 
   const Resolution& resolution_;
   const Layout& layout_;
-  TlsLibrary::Variables variables_;
-  std::vector<TlsLibrary::Query> queries_;
+  TlsModule::Variables variables_;
+  std::vector<TlsModule::Query> queries_;
   std::map<Key, Asked> asked_;
-  std::shared_ptr<const TlsLibrary> library_;
+  std::shared_ptr<const TlsModule> library_;
 };
-
-// What loaded code has to call as `__tls_get_addr` where it asks for variables that may not be
-// there (weak ones): null, then.
-void* TlsGetAddrOrNull(uint64_t* module_and_offset);
 
 }  // namespace object_loader
 

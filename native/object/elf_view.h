@@ -16,7 +16,6 @@
 
 #include <llvm/ADT/ArrayRef.h>
 #include <llvm/ADT/StringRef.h>
-#include <llvm/Object/ELFTypes.h>
 
 #include <cstdint>
 #include <deque>
@@ -24,11 +23,10 @@
 #include <string>
 #include <vector>
 
+#include "object/elf_sections.h"
 #include "object/file_content.h"
 
 namespace object_loader {
-
-using Elf = llvm::object::ELF64LE;
 
 class ElfView {
  public:
@@ -49,17 +47,24 @@ class ElfView {
   // What the caller gave: the path, or "<bytes>"; "libfoo.a(bar.o)" for an archive's member.
   const std::string& name() const { return content_->name(); }
 
-  llvm::ArrayRef<Elf::Shdr> sections() const { return sections_; }
-  llvm::StringRef SectionName(size_t section) const {
-    return llvm::StringRef(section_names_.data() + sections_[section].sh_name);
+  const Elf::Ehdr& header() const {
+    return *reinterpret_cast<const Elf::Ehdr*>(content_->bytes().data());
   }
+  llvm::ArrayRef<Elf::Shdr> sections() const { return sections_.headers(); }
+  llvm::StringRef SectionName(size_t section) const { return sections_.Name(section); }
   // Whether the section is part of what runs.
-  bool IsLoaded(size_t section) const { return loaded_[section]; }
+  bool IsLoaded(size_t section) const { return sections_.IsLoaded(section); }
   // The content as far as it was read already; empty for large sections and for zeros.
   llvm::StringRef Content(size_t section) const;
   // Copies the content of a section that is not SHT_NOBITS. For one thread at a time. Throws
   // FileError and ObjectFormatError.
   void CopyContent(size_t section, char* to) const;
+
+  // Of a section that is not loaded, as debug information is, which nothing is known of: its
+  // content as it was before it was compressed, and the relocations for it, in their order. False
+  // where any of it is malformed. Throws FileError, ObjectFormatError and std::bad_alloc.
+  bool ReadUnloaded(size_t section, std::vector<char>& content,
+                    std::vector<Elf::Rela>& relocations) const;
 
   llvm::ArrayRef<Elf::Sym> symbols() const { return symbols_; }
   size_t first_global() const { return first_global_; }
@@ -82,9 +87,7 @@ class ElfView {
   class Reader;
 
   std::shared_ptr<FileContent> content_;
-  llvm::ArrayRef<Elf::Shdr> sections_;
-  llvm::StringRef section_names_;
-  std::vector<bool> loaded_;
+  ElfSections sections_;
   llvm::ArrayRef<Elf::Sym> symbols_;
   llvm::StringRef symbol_names_;
   size_t first_global_ = 0;

@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "base/error.h"
+#include "base/pages.h"
 
 namespace object_loader {
 
@@ -20,8 +21,8 @@ namespace {
 
 using llvm::StringRef;
 
-// How much of a large input is read before it is looked at.
-constexpr uint64_t kFirstPiece = 16 << 10;
+// How much of a large input is read at a time: an object can have thousands of small sections.
+constexpr uint64_t kBlock = 32 << 10;
 
 }  // namespace
 
@@ -98,19 +99,42 @@ void FileContent::Allocate() {
                            ": " + std::strerror(reason));
   }
   data_ = buffer_;
-  uint64_t first = size_ <= kSmall ? size_ : kFirstPiece;
-  Read(0, first, buffer_);
-  fetched_ = first;
+  if (size_ > kSmall) {
+    blocks_.resize((size_ + kBlock - 1) / kBlock);
+    return Fetch(0, 1);
+  }
+  Read(0, size_, buffer_);
+  fetched_ = size_;
+}
+
+// A block is read once: what was looked at in it does not change any more.
+void FileContent::FetchBlocks(uint64_t offset, uint64_t size) {
+  if (size == 0) return;
+  const uint64_t end = (offset + size - 1) / kBlock + 1;
+  for (uint64_t block = offset / kBlock; block < end;) {
+    uint64_t first = block;
+    while (block < end && !blocks_[block]) ++block;
+    if (block > first) {
+      uint64_t begin = first * kBlock;
+      Read(begin, std::min(block * kBlock, size_) - begin, buffer_ + begin);
+      std::fill(blocks_.begin() + static_cast<std::ptrdiff_t>(first),
+                blocks_.begin() + static_cast<std::ptrdiff_t>(block), true);
+    }
+    while (block < end && blocks_[block]) ++block;
+  }
 }
 
 void FileContent::FetchAll() {
   if (is_whole()) return;
-  Read(fetched_, size_ - fetched_, buffer_ + fetched_);
+  if (is_mapped_) AdviseHugePages(buffer_, size_);
+  FetchBlocks(0, size_);
   fetched_ = size_;
 }
 
 void FileContent::Copy(uint64_t offset, uint64_t size, char* to) {
-  if (offset + size <= fetched_) {
+  // Small ones lie beside others of their kind.
+  if (size <= kBlock) Fetch(offset, size);
+  if (offset + size <= fetched_ || size <= kBlock) {
     if (size != 0) std::memcpy(to, data_ + offset, size);
   } else {
     Read(offset, size, to);

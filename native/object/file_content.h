@@ -3,9 +3,10 @@
 // FileContent: the bytes of one input, each read once: what happens to the file or the buffer later
 // changes nothing.
 //
-// What is small is read at once. Of large inputs only the ranges that somebody asks for are read,
-// tables with Fetch, and the content of large sections straight to where it is needed, with Copy. A
-// file is never mapped, so one that becomes shorter is an error and no signal.
+// What is small is read at once. Of large inputs only the blocks are read in which somebody asks
+// for something, tables and small sections with Fetch; the content of large sections goes straight
+// to where it is needed, with Copy. A file is never mapped, so one that becomes shorter is an error
+// and no signal.
 //
 // Lifetime: owns the open file and what was read. Concurrency: for one thread at a time.
 #ifndef OBJECT_LOADER_OBJECT_FILE_CONTENT_H_
@@ -16,6 +17,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace object_loader {
 
@@ -47,7 +49,7 @@ class FileContent {
 
   // Makes a range readable in bytes(). It lies within the content. Throws as OfFile does.
   void Fetch(uint64_t offset, uint64_t size) {
-    if (offset + size > fetched_) Read(offset, size, buffer_ + offset);
+    if (offset + size > fetched_) FetchBlocks(offset, size);
   }
   void FetchAll();
   // Copies a range that was not fetched, or was.
@@ -58,14 +60,16 @@ class FileContent {
  private:
   FileContent(std::string name, uint64_t size) : name_(std::move(name)), size_(size) {}
   void Allocate();
+  void FetchBlocks(uint64_t offset, uint64_t size);
   void Read(uint64_t offset, uint64_t size, char* to);
 
   const std::string name_;
   const uint64_t size_;
   const char* data_ = nullptr;
-  uint64_t fetched_ = 0;    // so many bytes from the start on
-  char* buffer_ = nullptr;  // what data_ is where it is our own
-  bool is_mapped_ = false;  // the buffer, whose pages cost nothing until they are written
+  uint64_t fetched_ = 0;      // so many bytes from the start on
+  std::vector<bool> blocks_;  // those that have been fetched
+  char* buffer_ = nullptr;    // what data_ is where it is our own
+  bool is_mapped_ = false;    // the buffer, whose pages cost nothing until they are written
   int file_ = -1;
   llvm::StringRef source_;  // bytes of the caller's, where there is no file
   std::shared_ptr<FileContent> whole_;

@@ -20,23 +20,6 @@ using llvm::StringRef;
 using Elf = llvm::object::ELF64LE;
 namespace ELF = llvm::ELF;
 
-// As people call it.
-std::string MachineName(uint16_t machine, bool narrow) {
-  StringRef name = ELF::convertEMachineToArchName(machine);
-  if (name == "x86_64") return narrow ? "x86-64 (x32, compiled with -mx32)" : "x86-64";
-  StringRef known = llvm::StringSwitch<StringRef>(name)
-                        .Cases({"386", "i386"}, "i386 (32-bit x86)")
-                        .CaseLower("aarch64", "AArch64")
-                        .Case("arm", "32-bit Arm")
-                        .Case("riscv", "RISC-V")
-                        .Case("ppc64", "PowerPC64")
-                        .Case("s390", "s390x")
-                        .Case("cuda", "an NVIDIA GPU (a cubin)")
-                        .Case("amdgpu", "an AMD GPU")
-                        .Default("");
-  return known.empty() ? "ELF machine " + std::to_string(machine) : known.str();
-}
-
 std::string OwnMachine() { return MachineName(__ehdr_start.e_machine, false); }
 
 const char* Foreign(llvm::file_magic magic) {
@@ -124,7 +107,10 @@ FileKind KindOf(StringRef start) {
 std::string WhyNoObject(StringRef start) {
   if (start.empty()) return "is empty, not an object";
   llvm::file_magic magic = llvm::identify_magic(start);
-  if (const char* foreign = Foreign(magic)) {
+  bool executable = magic == llvm::file_magic::elf_executable;
+  // Of another processor's, that is said first: a cubin is an executable, too.
+  bool elsewhere = executable && HasElfHeader(start) && !IsForThisProcess(HeaderOf(start));
+  if (const char* foreign = elsewhere ? nullptr : Foreign(magic)) {
     std::string text = std::string("is ") + foreign;
     if (IsForAnotherSystem(magic)) {
       text += "; this process loads ELF objects for Linux " + OwnMachine();
@@ -143,7 +129,7 @@ std::string WhyNoObject(StringRef start) {
   }
   Elf::Ehdr header = HeaderOf(start);
   bool library = magic == llvm::file_magic::elf_shared_object;
-  std::string kind = library ? "shared library" : "object";
+  std::string kind = library ? "shared library" : executable ? "executable" : "object";
   if (header.e_ident[ELF::EI_DATA] != ELF::ELFDATA2LSB) {
     return "is a big-endian " + kind + "; this process runs little-endian " + OwnMachine();
   }
@@ -164,6 +150,26 @@ std::string WhyNoObject(StringRef start) {
 
 bool IsForeignObject(StringRef start) {
   return llvm::identify_magic(start) != llvm::file_magic::unknown;
+}
+
+std::string MachineName(uint16_t machine, bool narrow) {
+  StringRef name = ELF::convertEMachineToArchName(machine);
+  if (name == "x86_64") return narrow ? "x86-64 (x32, compiled with -mx32)" : "x86-64";
+  StringRef known = llvm::StringSwitch<StringRef>(name)
+                        .Cases({"386", "i386"}, "i386 (32-bit x86)")
+                        .CaseLower("aarch64", "AArch64")
+                        .Case("arm", "32-bit Arm")
+                        .Case("riscv", "RISC-V")
+                        .Case("ppc64", "PowerPC64")
+                        .Case("s390", "s390x")
+                        .Case("cuda", "an NVIDIA GPU (a cubin)")
+                        .Case("amdgpu", "an AMD GPU")
+                        .Default("");
+  return known.empty() ? "ELF machine " + std::to_string(machine) : known.str();
+}
+
+std::string ElfRelocationName(uint16_t machine, uint32_t kind) {
+  return llvm::object::getELFRelocationTypeName(machine, kind).str();
 }
 
 }  // namespace object_loader

@@ -7,6 +7,7 @@
 
 #include <llvm/ADT/StringRef.h>
 
+#include <cstdint>
 #include <string>
 
 namespace object_loader {
@@ -25,6 +26,13 @@ std::string WhyNoObject(llvm::StringRef start);
 
 // Whether it is code or data of some kind, though not for this process: not a text, say.
 bool IsForeignObject(llvm::StringRef start);
+
+// The processor of an ELF file, by the number in its header, as people call it. `narrow`: the file
+// is of the 32-bit class.
+std::string MachineName(uint16_t machine, bool narrow);
+
+// The name that the processor's ABI gives a kind of relocation, or "Unknown".
+std::string ElfRelocationName(uint16_t machine, uint32_t kind);
 
 }  // namespace object_loader
 

@@ -18,6 +18,17 @@ namespace {
 
 using llvm::StringRef;
 
+// clang's driver has the linker pull in the runtime that writes the counts to a file by this name,
+// to which objects compiled with -fprofile-instr-generate do not refer.
+constexpr StringRef kProfileRuntime = "__llvm_profile_runtime";
+
+bool HasProfile(const ElfView& object) {
+  for (size_t i = 0; i < object.sections().size(); ++i) {
+    if (object.SectionName(i) == "__llvm_prf_data") return true;
+  }
+  return false;
+}
+
 // Pulls members out of archives. The names that it keeps lie in the objects and archives.
 class Linker {
  public:
@@ -38,11 +49,14 @@ class Linker {
         Want(name, state, is_defined_(name) ? State::kDefined : State::kCommon);
       }
     }
-    for (StringRef name : symbols.undefined) {
-      State& state = states_.try_emplace(name, State::kUnknown).first->second;
-      if (state == State::kUnknown) {
-        Want(name, state, is_defined_(name) ? State::kDefined : State::kUndefined);
-      }
+    for (StringRef name : symbols.undefined) Refer(name);
+  }
+
+  // The name is undefined in something that is linked.
+  void Refer(StringRef name) {
+    State& state = states_.try_emplace(name, State::kUnknown).first->second;
+    if (state == State::kUnknown) {
+      Want(name, state, is_defined_(name) ? State::kDefined : State::kUndefined);
     }
   }
 
@@ -73,6 +87,7 @@ class Linker {
       any = true;
       linked.push_back(archive.Extract(member));
       Add(symbols);
+      if (HasProfile(linked.back())) Refer(kProfileRuntime);
     }
   }
 
@@ -188,6 +203,15 @@ void CheckSharedLibrary(const std::string& path) {
                           "own, and put that into the link order");
 }
 
+void Inputs::RequireObjects() const {
+  if (has_objects()) return;
+  std::string paths;
+  for (const std::string& path : libraries_) paths += (paths.empty() ? "" : ", ") + path;
+  throw ObjectFormatError(paths +
+                          ": a shared library without an object has no functions to make a module "
+                          "of; use tvm_ffi.load_module for those that the library itself exports");
+}
+
 std::vector<ElfView> Inputs::TakeObjects(llvm::function_ref<bool(StringRef)> is_defined) {
   std::vector<ElfView> linked;
   if (!any_archive_) {
@@ -215,6 +239,7 @@ std::vector<ElfView> Inputs::TakeObjects(llvm::function_ref<bool(StringRef)> is_
     if (auto* object = std::get_if<ElfView>(&inputs_[i])) {
       linked.push_back(std::move(*object));
       linker.Add(symbols[i]);
+      if (HasProfile(linked.back())) linker.Refer(kProfileRuntime);
       continue;
     }
     const Archive& archive = *std::get_if<Archive>(&inputs_[i]);

@@ -34,6 +34,8 @@ class Inputs {
 
   // Whether there are objects or archives.
   bool has_objects() const { return !inputs_.empty(); }
+  // Throws ObjectFormatError where there are none.
+  void RequireObjects() const;
   // The paths of the shared libraries.
   const std::vector<std::string>& libraries() const { return libraries_; }
 

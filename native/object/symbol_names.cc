@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "object/symbol_names.h"
 
-#include <llvm/ADT/StringExtras.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -47,37 +45,6 @@ std::string Suggestions(std::vector<std::string> names, const std::string& wante
   }
   if (ranked.size() > kMost) text += ", … (" + std::to_string(ranked.size() - kMost) + " more)";
   return text;
-}
-
-std::string OriginHint(StringRef symbol) {
-  // "cudaMalloc" and "__cudaRegisterFatBinary" are, "cuda_add" is somebody's own.
-  auto is_of = [](StringRef name, StringRef prefix) {
-    return name.consume_front(prefix) && !name.empty() && llvm::isUpper(name.front());
-  };
-  if (symbol.starts_with("__cudaRegisterLinkedBinary_")) {
-    return " (device code that is not linked: load what `nvcc -dlink` makes of all objects "
-           "compiled "
-           "with -rdc=true together with them)";
-  }
-  if (is_of(symbol, "cuda") || is_of(symbol, "__cuda")) {
-    return " (in libcudart: load it first, ctypes.CDLL(\"libcudart.so\", ctypes.RTLD_GLOBAL))";
-  }
-  if (is_of(symbol, "cu")) {
-    return " (in libcuda, the driver: load it first, ctypes.CDLL(\"libcuda.so.1\", "
-           "ctypes.RTLD_GLOBAL))";
-  }
-  if (symbol.starts_with("GOMP_") || symbol.starts_with("omp_")) {
-    return " (in libgomp: load it first, ctypes.CDLL(\"libgomp.so.1\", ctypes.RTLD_GLOBAL))";
-  }
-  if (symbol.starts_with("__asan_") || symbol.starts_with("__ubsan_") ||
-      symbol.starts_with("__tsan_")) {
-    return " (in a sanitizer's run time: compile without -fsanitize)";
-  }
-  if (symbol.starts_with("__bid_")) {
-    return " (in libgcc.a: load the file that `gcc -print-libgcc-file-name` names with this "
-           "object)";
-  }
-  return "";
 }
 
 }  // namespace object_loader

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the names of symbols say: which of them are TVM-FFI functions, which one was meant, and
-// where one that is missing is known to come from.
+// What the names of symbols say: which of them are TVM-FFI functions, and which one was meant.
 #ifndef OBJECT_LOADER_OBJECT_SYMBOL_NAMES_H_
 #define OBJECT_LOADER_OBJECT_SYMBOL_NAMES_H_
 
@@ -21,9 +20,6 @@ std::optional<llvm::StringRef> FunctionName(llvm::StringRef symbol);
 
 // The names as a list for an error message, the ones most like `wanted` first.
 std::string Suggestions(std::vector<std::string> names, const std::string& wanted);
-
-// Where a missing symbol is known to come from, for an error message, or an empty string.
-std::string OriginHint(llvm::StringRef symbol);
 
 }  // namespace object_loader
 

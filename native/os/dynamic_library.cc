@@ -4,6 +4,8 @@
 #include <dlfcn.h>
 #include <link.h>
 
+#include <algorithm>
+#include <cstring>
 #include <set>
 #include <vector>
 
@@ -25,6 +27,30 @@ link_map* OwnerOf(const void* address) {
   return dladdr1(address, &info, &owner, RTLD_DL_LINKMAP) ? static_cast<link_map*>(owner) : nullptr;
 }
 
+bool IsForThreads(llvm::StringRef symbol) {
+  return symbol == "pthread_create" || symbol == "pthread_key_create" || symbol == "thrd_create" ||
+         symbol == "tss_create" || symbol.starts_with("_ZNSt6thread15_M_start_thread");
+}
+
+// Whether it is the library of this handle itself that stays.
+bool KeepThreadedFrom(void* handle, std::set<std::string>& seen) {
+  const link_map* map = MapOf(handle);
+  if (!map || !seen.insert(map->l_name).second) return false;
+  DynamicSymbols symbols(map->l_addr, map->l_ld);
+  constexpr int kOpened = RTLD_LAZY | RTLD_NOLOAD;
+  bool stays = symbols.Imports(IsForThreads);
+  if (stays) {
+    if (void* kept = dlopen(map->l_name, kOpened | RTLD_NODELETE)) dlclose(kept);
+  }
+  for (const std::string& name : symbols.Needed()) {
+    if (void* needed = dlopen(name.c_str(), kOpened)) {
+      KeepThreadedFrom(needed, seen);
+      dlclose(needed);
+    }
+  }
+  return stays;
+}
+
 }  // namespace
 
 DynamicLibrary DynamicLibrary::Open(const std::string& path, std::string& reason) {
@@ -35,6 +61,7 @@ DynamicLibrary DynamicLibrary::Open(const std::string& path, std::string& reason
     reason = message ? message : "the dynamic linker does not say why";
   } else {
     library.ReadVersions();
+    library.FindRange();
   }
   return library;
 }
@@ -47,6 +74,8 @@ DynamicLibrary DynamicLibrary::Opened(const char* name) {
 
 DynamicLibrary& DynamicLibrary::operator=(DynamicLibrary&& other) noexcept {
   std::swap(handle_, other.handle_);
+  std::swap(begin_, other.begin_);
+  std::swap(end_, other.end_);
   std::swap(default_versions_, other.default_versions_);
   return *this;
 }
@@ -77,6 +106,36 @@ void DynamicLibrary::ReadVersions() {
     auto found = defaults.find(name);
     default_versions_[name] = found == defaults.end() ? "" : found->second;
   }
+}
+
+// The dynamic linker's own answer, for one address, takes a walk over all the library's symbols.
+void DynamicLibrary::FindRange() {
+  const link_map* map = MapOf(handle_);
+  if (!map) return;
+  struct Wanted {
+    const link_map* map;
+    uint64_t begin, end;
+  } wanted = {map, 0, 0};
+  auto visit = [](dl_phdr_info* info, size_t, void* data) {
+    auto& [map, begin, end] = *static_cast<Wanted*>(data);
+    if (info->dlpi_addr != map->l_addr || std::strcmp(info->dlpi_name, map->l_name) != 0) return 0;
+    begin = UINT64_MAX;
+    for (size_t i = 0; i < info->dlpi_phnum; ++i) {
+      const ElfW(Phdr) & segment = info->dlpi_phdr[i];
+      if (segment.p_type != PT_LOAD) continue;
+      begin = std::min<uint64_t>(begin, map->l_addr + segment.p_vaddr);
+      end = std::max<uint64_t>(end, map->l_addr + segment.p_vaddr + segment.p_memsz);
+    }
+    return 1;
+  };
+  dl_iterate_phdr(visit, &wanted);
+  begin_ = wanted.begin;
+  end_ = wanted.end;
+}
+
+bool DynamicLibrary::KeepThreaded() const {
+  std::set<std::string> seen;
+  return KeepThreadedFrom(handle_, seen);
 }
 
 std::optional<void*> DynamicLibrary::FindWithDependencies(const std::string& symbol) const {
@@ -113,15 +172,19 @@ std::optional<void*> DynamicLibrary::Find(const std::string& symbol) const {
   std::optional<void*> address = FindWithDependencies(wanted);
   if (!address) return std::nullopt;
   // An address in no library at all is the value of an absolute symbol, or a thread's variable.
-  return OwnerOf(*address) && !Owns(*address) ? std::nullopt : address;
+  return !Owns(*address) && OwnerOf(*address) ? std::nullopt : address;
 }
 
-bool DynamicLibrary::HasThreadLocal(const std::string& symbol) const {
+std::optional<std::string> DynamicLibrary::FindThreadLocal(const std::string& symbol) const {
   const link_map* map = MapOf(handle_);
-  return map && DynamicSymbols(map->l_addr, map->l_ld).DefinesThreadLocal(symbol.c_str());
+  if (!map) return std::nullopt;
+  return DynamicSymbols(map->l_addr, map->l_ld).FindThreadLocal(symbol);
 }
 
-bool DynamicLibrary::Owns(const void* address) const { return OwnerOf(address) == MapOf(handle_); }
+bool DynamicLibrary::Owns(const void* address) const {
+  auto at = reinterpret_cast<uint64_t>(address);
+  return at >= begin_ && at < end_;
+}
 
 bool DefinesVersion(const void* address, const std::string& version) {
   const link_map* owner = OwnerOf(address);

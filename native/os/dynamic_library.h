@@ -29,6 +29,8 @@ class DynamicLibrary {
   ~DynamicLibrary();
 
   explicit operator bool() const { return handle_ != nullptr; }
+  // What tells it from every other library that is open at the same time.
+  const void* identity() const { return handle_; }
   // Where the library's addresses begin; 0 where the dynamic linker does not tell.
   uint64_t base() const;
 
@@ -36,17 +38,24 @@ class DynamicLibrary {
   // version it is the default one that is found, as for a static linker; never one that is hidden.
   // The address may be null (an absolute symbol).
   std::optional<void*> Find(const std::string& symbol) const;
-  // Whether the library has such a thread-local variable. (Asking dlsym for it would make the
-  // dynamic linker give the library memory that is not at a fixed place of each thread's.)
-  bool HasThreadLocal(const std::string& symbol) const;
+  // The version of such a thread-local variable, "" where it has none; nothing where the library
+  // has no such variable. (Asking dlsym for it would make the dynamic linker give the library
+  // memory that is not at a fixed place of each thread's.)
+  std::optional<std::string> FindThreadLocal(const std::string& symbol) const;
+  // Lets those stay for ever that start threads or have the C library call them when a thread ends,
+  // of this library and those that it needs: neither is over when a library is closed. Returns
+  // whether this library itself stays.
+  bool KeepThreaded() const;
   // As dlsym and dlvsym: the library's own symbols, then those of the libraries that it depends on.
   std::optional<void*> FindWithDependencies(const std::string& symbol) const;
 
  private:
   void ReadVersions();
+  void FindRange();
   bool Owns(const void* address) const;
 
   void* handle_ = nullptr;
+  uint64_t begin_ = 0, end_ = 0;  // its addresses
   // The default version of symbols that have several, or none but hidden ones ("").
   std::map<std::string, std::string> default_versions_;
 };

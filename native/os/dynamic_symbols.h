@@ -10,9 +10,12 @@
 
 #include <elf.h>
 #include <link.h>
+#include <llvm/ADT/STLFunctionalExtras.h>
+#include <llvm/ADT/StringRef.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,7 +24,7 @@ namespace object_loader {
 // The tables that the dynamic linker itself reads symbols from.
 class DynamicSymbols {
  public:
-  DynamicSymbols(uint64_t base, const ElfW(Dyn) * dynamic) : base_(base) {
+  DynamicSymbols(uint64_t base, const ElfW(Dyn) * dynamic) : base_(base), dynamic_(dynamic) {
     for (const ElfW(Dyn)* entry = dynamic; entry->d_tag != DT_NULL; ++entry) {
       switch (entry->d_tag) {
         case DT_SYMTAB:
@@ -36,6 +39,21 @@ class DynamicSymbols {
         case DT_VERDEF:
           definitions_ = At<ElfW(Verdef)>(entry);
           break;
+        case DT_VERNEED:
+          needs_ = At<ElfW(Verneed)>(entry);
+          break;
+        case DT_RELA:
+          relocations_[0] = At<ElfW(Rela)>(entry);
+          break;
+        case DT_RELASZ:
+          relocation_bytes_[0] = entry->d_un.d_val;
+          break;
+        case DT_JMPREL:
+          relocations_[1] = At<ElfW(Rela)>(entry);
+          break;
+        case DT_PLTRELSZ:
+          relocation_bytes_[1] = entry->d_un.d_val;
+          break;
         case DT_HASH:
           hash_ = At<uint32_t>(entry);
           break;
@@ -46,12 +64,16 @@ class DynamicSymbols {
     }
   }
 
+  // Whether a symbol that it defines may have the version: its own, or that of a variable of a
+  // library's, of which an executable has the copy that counts.
   bool HasVersion(const std::string& version) const {
-    if (!strings_ || !definitions_) return false;
-    for (const char* name : VersionNames()) {
-      if (name && version == name) return true;
+    if (!strings_) return false;
+    if (definitions_) {
+      for (const char* name : VersionNames()) {
+        if (name && version == name) return true;
+      }
     }
-    return false;
+    return Needs(version);
   }
 
   // Calls `visit` with each defined symbol: name, version, hidden.
@@ -68,14 +90,80 @@ class DynamicSymbols {
     }
   }
 
+  // Whether it refers to a symbol of somebody else's that `accept` is true of.
+  bool Imports(llvm::function_ref<bool(const char*)> accept) const {
+    if (!symbols_ || !strings_) return false;
+    // A library that defines nothing has a hash table that does not tell how many there are.
+    uint64_t count = Count();
+    for (int table = 0; table < 2; ++table) {
+      uint64_t relocations = relocation_bytes_[table] / sizeof(ElfW(Rela));
+      for (uint64_t i = 0; relocations_[table] && i < relocations; ++i) {
+        count = std::max(count, ELF64_R_SYM(relocations_[table][i].r_info) + 1);
+      }
+    }
+    for (uint64_t i = 1; i < count; ++i) {
+      if (symbols_[i].st_shndx == SHN_UNDEF && accept(strings_ + symbols_[i].st_name)) return true;
+    }
+    return false;
+  }
+
+  // The names of the libraries that it needs.
+  std::vector<std::string> Needed() const {
+    std::vector<std::string> names;
+    for (const ElfW(Dyn)* entry = dynamic_; strings_ && entry->d_tag != DT_NULL; ++entry) {
+      if (entry->d_tag == DT_NEEDED) names.emplace_back(strings_ + entry->d_un.d_val);
+    }
+    return names;
+  }
+
+  // The name of a function that begins at the address; null where none does.
+  const char* FunctionAt(uint64_t address) const;
+
   // Whether it defines the symbol, in some version.
-  bool Defines(const char* name) const { return Find(name) != nullptr; }
-  bool DefinesThreadLocal(const char* name) const {
-    const ElfW(Sym)* symbol = Find(name);
-    return symbol && ELF64_ST_TYPE(symbol->st_info) == STT_TLS;
+  bool Defines(const char* name, uint32_t hash) const {
+    return Find(name, hash, [](uint32_t) { return true; }) != 0;
+  }
+  // What GNU's hash table knows a name by.
+  static uint32_t Hash(const char* name) {
+    uint32_t hash = 5381;
+    for (const char* at = name; *at; ++at) hash = hash * 33 + static_cast<unsigned char>(*at);
+    return hash;
+  }
+
+  // The version of a thread-local variable, "" where it has none; nothing where there is no such
+  // variable. `symbol` is its name, for the default version, or "name@VERSION".
+  std::optional<std::string> FindThreadLocal(llvm::StringRef symbol) const {
+    auto [name, wanted] = symbol.split('@');
+    wanted = wanted.ltrim('@');
+    std::optional<std::string> found;
+    std::string text = name.str();
+    Find(text.c_str(), Hash(text.c_str()), [&](uint32_t i) {
+      if (ELF64_ST_TYPE(symbols_[i].st_info) != STT_TLS) return false;
+      bool is_default = !versions_ || (versions_[i] & kHiddenVersion) == 0;
+      std::string version = VersionOf(i);
+      if (wanted.empty() ? !is_default : wanted != version) return false;
+      found = version;
+      return true;
+    });
+    return found;
   }
 
  private:
+  bool Needs(const std::string& version) const {
+    const char* library = reinterpret_cast<const char*>(needs_);
+    while (library) {
+      const auto* need = reinterpret_cast<const ElfW(Verneed)*>(library);
+      const char* of_it = library + need->vn_aux;
+      for (int i = 0; i < need->vn_cnt; ++i) {
+        const auto* one = reinterpret_cast<const ElfW(Vernaux)*>(of_it);
+        if (version == strings_ + one->vna_name) return true;
+        of_it += one->vna_next;
+      }
+      library = need->vn_next ? library + need->vn_next : nullptr;
+    }
+    return false;
+  }
+
   static constexpr uint16_t kHiddenVersion = 0x8000;
   static constexpr uint16_t kVersionIndex = 0x7fff;
 
@@ -86,7 +174,16 @@ class DynamicSymbols {
     return reinterpret_cast<const T*>(address < base_ ? address + base_ : address);
   }
 
-  const ElfW(Sym) * Find(const char* name) const;
+  // The first definition of the name whose number is accepted; 0 where there is none.
+  uint32_t Find(const char* name, uint32_t hash, llvm::function_ref<bool(uint32_t)> accept) const;
+
+  std::string VersionOf(uint32_t symbol) const {
+    if (!versions_ || !definitions_) return "";
+    uint16_t version = versions_[symbol] & kVersionIndex;
+    std::vector<const char*> names = VersionNames();
+    const char* name = version < names.size() && version > 1 ? names[version] : nullptr;
+    return name ? name : "";
+  }
 
   std::vector<const char*> VersionNames() const {
     std::vector<const char*> names;
@@ -117,10 +214,14 @@ class DynamicSymbols {
   }
 
   const uint64_t base_;
+  const ElfW(Dyn) * dynamic_;
   const ElfW(Sym) * symbols_ = nullptr;
   const char* strings_ = nullptr;
   const uint16_t* versions_ = nullptr;
   const ElfW(Verdef) * definitions_ = nullptr;
+  const ElfW(Verneed) * needs_ = nullptr;
+  const ElfW(Rela) * relocations_[2] = {};
+  uint64_t relocation_bytes_[2] = {};
   const uint32_t* hash_ = nullptr;
   const uint32_t* gnu_hash_ = nullptr;
 };

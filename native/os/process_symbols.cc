@@ -18,7 +18,13 @@ namespace object_loader {
 namespace {
 
 using llvm::StringRef;
-using llvm::orc::SymbolStringPtr;
+
+// RTLD_DEFAULT is more than that: the scope of whoever asks, with the libraries that the extension
+// alone depends on (a shared LLVM, and what that needs).
+void* GlobalScope() {
+  static void* scope = dlopen(nullptr, RTLD_LAZY);
+  return scope;
+}
 
 // As dlsym; a reference that .symver made names the version that it wants, "memcpy@GLIBC_2.2.5".
 void* FindInScope(void* scope, StringRef symbol) {
@@ -34,36 +40,34 @@ std::map<std::string, void*>& Replacements() {
   return *replacements;
 }
 
-constexpr unsigned kMostLibraries = 1024;
-
-// What the global scope may have gained since names were looked up in it.
-struct NewLibraries {
-  // Of each library when it was first seen; of the names, which are looked for.
-  llvm::DenseMap<const void*, uint64_t>& first_seen;
-  std::vector<std::pair<const char*, uint64_t>> names;  // and as of when nothing was found
-  std::vector<bool> defined;                            // by a library opened since
-  uint64_t now = 0;
-  uint64_t oldest = 0;  // of the names
+// The libraries of the process, in the order in which they were opened.
+struct Libraries {
+  std::vector<DynamicSymbols> opened;
+  uint64_t as_of = 0;    // of how many that were ever opened
+  uint64_t known_as_of;  // nothing is wanted if there are no more than these
 
   static int Visit(dl_phdr_info* info, size_t, void* result) {
-    auto& self = *static_cast<NewLibraries*>(result);
-    self.now = info->dlpi_adds;
-    // Nothing was opened: there is no need to look at the others.
-    if (self.oldest == self.now) return 1;
-    uint64_t seen = self.first_seen.try_emplace(info->dlpi_phdr, self.now).first->second;
-    if (seen <= self.oldest) return 0;
+    auto& self = *static_cast<Libraries*>(result);
+    self.as_of = info->dlpi_adds;
+    if (self.as_of == self.known_as_of) return 1;
+    static constexpr ElfW(Dyn) kNothing = {};
+    const ElfW(Dyn)* dynamic = &kNothing;
     for (int i = 0; i < info->dlpi_phnum; ++i) {
       const ElfW(Phdr) & segment = info->dlpi_phdr[i];
       if (segment.p_type != PT_DYNAMIC) continue;
-      DynamicSymbols symbols(info->dlpi_addr,
-                             reinterpret_cast<const ElfW(Dyn)*>(info->dlpi_addr + segment.p_vaddr));
-      for (size_t name = 0; name < self.names.size(); ++name) {
-        if (seen > self.names[name].second && symbols.Defines(self.names[name].first)) {
-          self.defined[name] = true;
-        }
-      }
+      dynamic = reinterpret_cast<const ElfW(Dyn)*>(info->dlpi_addr + segment.p_vaddr);
     }
+    self.opened.emplace_back(info->dlpi_addr, dynamic);
     return 0;
+  }
+
+  // Whether any library defines the name that was opened after so many.
+  bool HasSince(uint64_t before, const char* name) const {
+    uint64_t since = std::min<uint64_t>(as_of - before, opened.size());
+    if (since == 0) return false;
+    uint32_t hash = DynamicSymbols::Hash(name);
+    return std::any_of(opened.end() - static_cast<std::ptrdiff_t>(since), opened.end(),
+                       [&](const DynamicSymbols& library) { return library.Defines(name, hash); });
   }
 };
 
@@ -106,13 +110,13 @@ ProcessSymbols::ProcessSymbols(llvm::ArrayRef<const char*> first_versions)
 
 ProcessSymbols::~ProcessSymbols() = default;
 
-std::vector<void*> ProcessSymbols::Find(llvm::ArrayRef<SymbolStringPtr> names) {
+std::vector<void*> ProcessSymbols::Find(llvm::ArrayRef<NameRef> names) {
   std::vector<void*> addresses(names.size());
   std::vector<size_t> unknown;
   {
     std::lock_guard<Mutex> lock(mutex_);
     for (size_t i = 0; i < names.size(); ++i) {
-      auto known = found_.find(names[i]);
+      auto known = found_.find_as(names[i]);
       if (known != found_.end()) {
         addresses[i] = known->second;
       } else {
@@ -124,20 +128,20 @@ std::vector<void*> ProcessSymbols::Find(llvm::ArrayRef<SymbolStringPtr> names) {
   return addresses;
 }
 
-void* ProcessSymbols::FindNew(const SymbolStringPtr& name) {
-  std::string symbol(*name);
+void* ProcessSymbols::FindNew(NameRef name) {
+  std::string symbol = name.str();
   if (void* ours = ExitFunction(symbol)) return ours;
   auto replacement = Replacements().find(symbol);
   if (replacement != Replacements().end()) {
     std::lock_guard<Mutex> lock(mutex_);
-    return found_[name] = replacement->second;
+    return found_[Name(name)] = replacement->second;
   }
-  void* address = FindInScope(RTLD_DEFAULT, symbol);
+  void* address = FindInScope(GlobalScope(), symbol);
   if (address == nullptr && tvm_ffi_) {
     address = tvm_ffi_.FindWithDependencies(symbol).value_or(nullptr);
   }
   for (const char* version : first_versions_) {
-    if (address == nullptr) address = dlvsym(RTLD_DEFAULT, symbol.c_str(), version);
+    if (address == nullptr) address = dlvsym(GlobalScope(), symbol.c_str(), version);
   }
   // The vector functions that GCC calls in place of libm's, where -lm links their library.
   if (address == nullptr && StringRef(symbol).starts_with("_ZGV")) {
@@ -148,7 +152,7 @@ void* ProcessSymbols::FindNew(const SymbolStringPtr& name) {
   if (address) {
     Pin(address);
     std::lock_guard<Mutex> lock(mutex_);
-    found_[name] = address;
+    found_[Name(name)] = address;
   }
   return address;
 }
@@ -165,43 +169,41 @@ const DynamicLibrary* ProcessSymbols::VectorMath() {
   return vector_math_ ? &vector_math_ : nullptr;
 }
 
-std::vector<void*> ProcessSymbols::FindGlobal(llvm::ArrayRef<SymbolStringPtr> names) {
+std::vector<void*> ProcessSymbols::FindGlobal(llvm::ArrayRef<NameRef> names) {
   std::vector<void*> addresses(names.size());
   if (names.empty()) return addresses;
+  std::vector<size_t> absent;  // when they were looked up
   std::vector<size_t> unknown;
-  std::vector<std::string> texts;
-  NewLibraries libraries = {first_seen_, {}, std::vector<bool>(names.size()), 0, ~uint64_t{0}};
+  Libraries libraries = {};
+  libraries.known_as_of = ~uint64_t{0};
   {
     std::lock_guard<Mutex> lock(mutex_);
-    for (const SymbolStringPtr& name : names) {
-      auto known = global_.find(name);
-      // What is found stays, with its library.
-      uint64_t as_of = known == global_.end()             ? 0
-                       : known->second.address != nullptr ? ~uint64_t{0}
-                                                          : known->second.as_of;
-      texts.emplace_back(*name);
-      libraries.names.push_back({nullptr, as_of});
-      if (as_of != 0) libraries.oldest = std::min(libraries.oldest, as_of);
-    }
-    for (size_t i = 0; i < names.size(); ++i) libraries.names[i].first = texts[i].c_str();
-    // Most of so many are gone. Those that are not will be taken for new ones once.
-    if (first_seen_.size() > kMostLibraries) first_seen_.clear();
-    dl_iterate_phdr(NewLibraries::Visit, &libraries);
     for (size_t i = 0; i < names.size(); ++i) {
-      if (libraries.names[i].second == 0 || libraries.defined[i]) {
+      auto known = global_.find_as(names[i]);
+      if (known == global_.end()) {
         unknown.push_back(i);
-        continue;
+      } else if (known->second.address) {
+        addresses[i] = known->second.address;  // it stays, with its library
+      } else {
+        absent.push_back(i);
+        libraries.known_as_of = std::min(libraries.known_as_of, known->second.as_of);
       }
-      Global& known = global_[names[i]];
-      known.as_of = libraries.now;
-      addresses[i] = known.address;
+    }
+    dl_iterate_phdr(Libraries::Visit, &libraries);
+    for (size_t i : absent) {
+      Global& known = global_.find_as(names[i])->second;
+      if (libraries.HasSince(known.as_of, (*names[i]).data())) {
+        unknown.push_back(i);
+      } else {
+        known.as_of = libraries.as_of;
+      }
     }
   }
   for (size_t i : unknown) {
-    addresses[i] = FindInScope(RTLD_DEFAULT, *names[i]);
+    addresses[i] = FindInScope(GlobalScope(), *names[i]);
     if (addresses[i]) Pin(addresses[i]);
     std::lock_guard<Mutex> lock(mutex_);
-    global_[names[i]] = {addresses[i], libraries.now};
+    global_[Name(names[i])] = {addresses[i], libraries.as_of};
   }
   return addresses;
 }
@@ -218,10 +220,10 @@ void ProcessSymbols::Pin(void* address) {
   pinned_.try_emplace(info.dli_fbase, std::move(library));
 }
 
-std::optional<std::string> FindThreadLocal(const std::string& symbol) {
+std::optional<ThreadLocalOwner> FindThreadLocal(const std::string& symbol) {
   struct Search {
     const std::string& symbol;
-    std::optional<std::string> library;
+    std::optional<ThreadLocalOwner> library;
   } search = {symbol, std::nullopt};
   dl_iterate_phdr(
       [](dl_phdr_info* info, size_t, void* result) {
@@ -232,8 +234,9 @@ std::optional<std::string> FindThreadLocal(const std::string& symbol) {
           if (segment.p_type != PT_DYNAMIC) continue;
           DynamicSymbols symbols(info->dlpi_addr, reinterpret_cast<const ElfW(Dyn)*>(
                                                       info->dlpi_addr + segment.p_vaddr));
-          if (!symbols.DefinesThreadLocal(self.symbol.c_str())) continue;
-          self.library = info->dlpi_name;
+          auto version = symbols.FindThreadLocal(self.symbol);
+          if (!version) continue;
+          self.library = ThreadLocalOwner{info->dlpi_name, *version};
           return 1;
         }
         return 0;
@@ -252,6 +255,11 @@ std::optional<SymbolInfo> Describe(const void* address) {
   uint64_t size = is_named ? static_cast<const ElfW(Sym)*>(found)->st_size : 0;
   // A function may be an implementation that was chosen, which has no name.
   return SymbolInfo{range.is_code, size, range.is_read_only};
+}
+
+std::string LibraryAt(const void* address) {
+  Dl_info info;
+  return dladdr(address, &info) && info.dli_fname ? info.dli_fname : "";
 }
 
 }  // namespace object_loader

@@ -10,7 +10,6 @@
 
 #include <llvm/ADT/ArrayRef.h>
 #include <llvm/ADT/DenseMap.h>
-#include <llvm/ExecutionEngine/Orc/SymbolStringPool.h>
 
 #include <cstdint>
 #include <optional>
@@ -18,6 +17,7 @@
 #include <vector>
 
 #include "base/fork_lock.h"
+#include "base/name.h"
 #include "os/dynamic_library.h"
 
 namespace object_loader {
@@ -34,27 +34,25 @@ class ProcessSymbols {
   // The address of each name, or null. The global scope is searched first, then the libraries that
   // every TVM-FFI library depends on (libtvm_ffi, libstdc++, libm, libgcc_s, libc), which a
   // dlopened one would find even where they were loaded RTLD_LOCAL.
-  std::vector<void*> Find(llvm::ArrayRef<llvm::orc::SymbolStringPtr> names);
+  std::vector<void*> Find(llvm::ArrayRef<NameRef> names);
   // In the global scope alone, which comes before a library's own symbols where these may be
   // replaced. A library that was open before it came into that scope may be overlooked.
-  std::vector<void*> FindGlobal(llvm::ArrayRef<llvm::orc::SymbolStringPtr> names);
+  std::vector<void*> FindGlobal(llvm::ArrayRef<NameRef> names);
 
  private:
-  void* FindNew(const llvm::orc::SymbolStringPtr& name);
+  void* FindNew(NameRef name);
   void Pin(void* address);
   const DynamicLibrary* VectorMath();
 
   const std::vector<const char*> first_versions_;
   Mutex mutex_;
-  llvm::DenseMap<llvm::orc::SymbolStringPtr, void*> found_;
+  llvm::DenseMap<Name, void*> found_;
   // What the global scope has, or has not, as of so many libraries ever opened.
   struct Global {
     void* address;
     uint64_t as_of;
   };
-  llvm::DenseMap<llvm::orc::SymbolStringPtr, Global> global_;
-  // When each library was first seen, by where its headers are.
-  llvm::DenseMap<const void*, uint64_t> first_seen_;
+  llvm::DenseMap<Name, Global> global_;
   llvm::DenseMap<void*, DynamicLibrary> pinned_;  // by base address
   DynamicLibrary tvm_ffi_;
   DynamicLibrary vector_math_;  // where it was needed; never closed before the end
@@ -64,9 +62,12 @@ class ProcessSymbols {
 // anything is loaded.
 void ReplaceProcessSymbol(const std::string& symbol, void* address);
 
-// The library of the process that has such a thread-local variable: its path, which is empty for
-// the program itself.
-std::optional<std::string> FindThreadLocal(const std::string& symbol);
+// The library of the process that has such a thread-local variable; see DynamicLibrary.
+struct ThreadLocalOwner {
+  std::string path;  // empty: the program itself
+  std::string version;
+};
+std::optional<ThreadLocalOwner> FindThreadLocal(const std::string& symbol);
 
 // What a library of the process says of the symbol that begins at this address.
 struct SymbolInfo {
@@ -75,6 +76,10 @@ struct SymbolInfo {
   bool is_read_only;  // from the time when the library has been opened on
 };
 std::optional<SymbolInfo> Describe(const void* address);
+
+// The path of the library of the process, or of the program, that the address lies in; empty where
+// it lies in none.
+std::string LibraryAt(const void* address);
 
 }  // namespace object_loader
 

@@ -3,7 +3,9 @@
 // SharedLibrary: a shared library that loaded code links to, opened by the dynamic linker.
 //
 // It is opened privately, so that nothing but the dylibs which name it see its symbols, and closed
-// with this object. The file is trusted, as every library that is dlopened is.
+// with the last of the objects that stand for it; but one that starts threads, or keeps something
+// for each thread, is never unmapped. Its tables are read once for as long as it is open. The file
+// is trusted, as every library that is dlopened is.
 //
 // Concurrency: every method may be called from any thread. See DynamicLibrary for what must not be
 // held meanwhile.
@@ -24,23 +26,27 @@ class SharedLibrary {
   // The file at `path`, which is always one in the file system: the folders that the dynamic linker
   // searches for bare names are not. Throws LinkError with what the dynamic linker says.
   static std::shared_ptr<SharedLibrary> Open(const std::string& path);
+  // The same if it is open already, or null; nothing is opened.
+  static std::shared_ptr<SharedLibrary> FindOpen(const std::string& path);
 
   // As the caller gave it.
   const std::string& path() const { return path_; }
 
   // See DynamicLibrary.
-  std::optional<void*> Find(const std::string& symbol) const { return library_.Find(symbol); }
-  bool HasThreadLocal(const std::string& symbol) const { return library_.HasThreadLocal(symbol); }
+  std::optional<void*> Find(const std::string& symbol) const { return library_->Find(symbol); }
+  std::optional<std::string> FindThreadLocal(const std::string& symbol) const {
+    return library_->FindThreadLocal(symbol);
+  }
   std::optional<void*> FindWithDependencies(const std::string& symbol) const {
-    return library_.FindWithDependencies(symbol);
+    return library_->FindWithDependencies(symbol);
   }
 
  private:
-  SharedLibrary(std::string path, DynamicLibrary library)
+  SharedLibrary(std::string path, std::shared_ptr<const DynamicLibrary> library)
       : path_(std::move(path)), library_(std::move(library)) {}
 
   const std::string path_;
-  const DynamicLibrary library_;
+  const std::shared_ptr<const DynamicLibrary> library_;
 };
 
 }  // namespace object_loader

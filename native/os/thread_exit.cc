@@ -15,7 +15,7 @@ namespace {
 struct Pending {
   void (*destructor)(void*);
   void* object;
-  const void* dso_handle;
+  const CodeOwner* owner;
   std::shared_ptr<void> code;
 };
 
@@ -34,16 +34,14 @@ void RunAll(void*) {
 }
 
 int AtThreadExit(void (*destructor)(void*), void* object, void* dso_handle) {
-  auto* handle = static_cast<DsoHandle*>(dso_handle);
-  if (!handle || handle->self != handle || !handle->owner) {
-    return __cxa_thread_atexit_impl(destructor, object, dso_handle);
-  }
+  CodeOwner* owner = OwnerOf(reinterpret_cast<const void*>(destructor), dso_handle);
+  if (!owner) return __cxa_thread_atexit_impl(destructor, object, dso_handle);
   try {
     if (!pending_of_thread) {
       pending_of_thread = new std::vector<Pending>;
       __cxa_thread_atexit_impl(RunAll, nullptr, &__dso_handle);
     }
-    pending_of_thread->push_back({destructor, object, dso_handle, handle->owner->KeepForThread()});
+    pending_of_thread->push_back({destructor, object, owner, owner->KeepForThread()});
     return 0;
   } catch (const std::bad_alloc&) {
     // The object is constructed, and no compiler's code takes an exception here. As libstdc++'s own
@@ -52,28 +50,37 @@ int AtThreadExit(void (*destructor)(void*), void* object, void* dso_handle) {
   }
 }
 
-bool IsOf(const Pending& pending, const std::vector<const void*>& dso_handles) {
-  return std::find(dso_handles.begin(), dso_handles.end(), pending.dso_handle) != dso_handles.end();
+bool IsOf(const Pending& pending, const std::vector<const CodeOwner*>& owners) {
+  return std::find(owners.begin(), owners.end(), pending.owner) != owners.end();
 }
 
 }  // namespace
+
+CodeOwner* (*CodeOwner::FindByAddress)(const void*) = [](const void*) -> CodeOwner* {
+  return nullptr;
+};
+
+CodeOwner* OwnerOf(const void* function, void* dso_handle) {
+  CodeOwner* owner = CodeOwner::FindByAddress(dso_handle);
+  return owner ? owner : CodeOwner::FindByAddress(function);
+}
 
 std::map<std::string, void*> ThreadExitFunctions() {
   void* function = reinterpret_cast<void*>(AtThreadExit);
   return {{"__cxa_thread_atexit", function}, {"__cxa_thread_atexit_impl", function}};
 }
 
-size_t PendingOnThisThread(const std::vector<const void*>& dso_handles) {
+size_t PendingOnThisThread(const std::vector<const CodeOwner*>& owners) {
   if (!pending_of_thread) return 0;
   return static_cast<size_t>(
       std::count_if(pending_of_thread->begin(), pending_of_thread->end(),
-                    [&](const Pending& pending) { return IsOf(pending, dso_handles); }));
+                    [&](const Pending& pending) { return IsOf(pending, owners); }));
 }
 
-void RunPendingOnThisThread(const std::vector<const void*>& dso_handles) {
+void RunPendingOnThisThread(const std::vector<const CodeOwner*>& owners) {
   while (pending_of_thread) {
     auto last = std::find_if(pending_of_thread->rbegin(), pending_of_thread->rend(),
-                             [&](const Pending& pending) { return IsOf(pending, dso_handles); });
+                             [&](const Pending& pending) { return IsOf(pending, owners); });
     if (last == pending_of_thread->rend()) return;
     Pending taken = std::move(*last);
     pending_of_thread->erase(std::next(last).base());

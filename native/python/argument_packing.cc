@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "python/argument_packing.h"
 
+#include <atomic>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 #include <string_view>
-#include <unordered_map>
+
+#include "python/core_types.h"
 
 namespace object_loader {
-
-CoreTypes types;
 
 namespace {
 
@@ -51,18 +52,70 @@ ArraySource FindSource(PyTypeObject* type) {
   return {};
 }
 
-// Once for a type, which is kept for ever: so does tvm-ffi.
-ArraySource SourceOf(PyTypeObject* type) {
-  static std::unordered_map<PyTypeObject*, ArraySource> sources;
-  auto found = sources.find(type);
-  if (__builtin_expect(found != sources.end(), true)) return found->second;
-  // Looking at attributes may run Python code, and that may call functions, too.
-  ArraySource source = FindSource(type);
-  try {
-    if (sources.emplace(type, source).second) Py_INCREF(type);
-  } catch (const std::bad_alloc&) {  // found anew the next time
+// Whether an object of tvm-ffi may be a container that a framework has made.
+bool MayBeFromFramework(PyObject* object) {
+  PyTypeObject* type = Py_TYPE(object);
+  if (!types.container) return !PyType_IsSubtype(type, types.function);
+  return PyType_IsSubtype(type, types.container) &&
+         (types.exchange_api_offset == 0 || ReadField<void*>(object, types.exchange_api_offset));
+}
+
+// What was found for types, which threads look at without a lock: entries are added, never changed
+// and never removed. So their types are kept for ever, and so does tvm-ffi keep them.
+class KnownSources {
+ public:
+  const ArraySource* Find(const PyTypeObject* type) const {
+    const Entry* entry = chains_[ChainOf(type)].load(std::memory_order_acquire);
+    while (entry && entry->type != type) entry = entry->next;
+    return entry ? &entry->source : nullptr;
   }
+
+  void Add(PyTypeObject* type, ArraySource source) {
+    auto* entry = new (std::nothrow) Entry{type, source, nullptr};
+    if (!entry) return;  // found anew the next time
+    std::atomic<Entry*>& first = chains_[ChainOf(type)];
+    do {
+      entry->next = first.load(std::memory_order_acquire);
+      if (Find(type)) {  // another thread was faster
+        delete entry;
+        return;
+      }
+    } while (!first.compare_exchange_weak(entry->next, entry, std::memory_order_acq_rel));
+    Py_INCREF(type);
+  }
+
+ private:
+  struct Entry {
+    PyTypeObject* type;
+    ArraySource source;
+    Entry* next;
+  };
+
+  static constexpr size_t kChains = 256;
+
+  static size_t ChainOf(const PyTypeObject* type) {
+    auto address = reinterpret_cast<uintptr_t>(type);
+    return (address >> 4 ^ address >> 12) % kChains;
+  }
+
+  std::atomic<Entry*> chains_[kChains] = {};
+};
+
+KnownSources known_sources;
+
+__attribute__((noinline, cold)) ArraySource FindAndKeepSource(PyTypeObject* type) {
+  // Looking at attributes may run Python code, and that may call functions, too, or take the type
+  // from its object.
+  Py_INCREF(type);
+  ArraySource source = FindSource(type);
+  known_sources.Add(type, source);
+  Py_DECREF(type);
   return source;
+}
+
+ArraySource SourceOf(PyTypeObject* type) {
+  const ArraySource* known = known_sources.Find(type);
+  return __builtin_expect(known != nullptr, true) ? *known : FindAndKeepSource(type);
 }
 
 }  // namespace
@@ -83,11 +136,9 @@ bool PackedArguments::PackObject(PyObject* argument, TVMFFIAny& value) {
                {PyBytes_AS_STRING(argument), static_cast<size_t>(PyBytes_GET_SIZE(argument))},
                value);
   }
+  if (!types.object) return false;  // it may be tvm-ffi's
   if (PyType_IsSubtype(type, types.object)) {
-    if (PyType_IsSubtype(type, types.container) &&
-        (types.exchange_api_offset == 0 || FieldAt<void*>(argument, types.exchange_api_offset))) {
-      return false;  // a container from a framework, whose stream the call is to run on
-    }
+    if (MayBeFromFramework(argument)) return false;  // on whose stream the call is to run
     TVMFFIObject* handle = HandleOf(argument);
     if (!handle) return false;  // a view of a DLTensor, or moved from
     value.type_index = handle->type_index;
@@ -96,7 +147,7 @@ bool PackedArguments::PackObject(PyObject* argument, TVMFFIAny& value) {
   }
   ArraySource source = SourceOf(type);
   if (source.kind == ArraySource::kNumpy) return PackNumpyArray(argument, value);
-  if (source.kind == ArraySource::kExchangeApi) {
+  if (source.kind == ArraySource::kExchangeApi && types.container) {
     return PackFrameworkArray(argument, source.api, value);
   }
   return false;
@@ -162,22 +213,6 @@ bool PackedArguments::Own(int (*convert)(const TVMFFIByteArray*, TVMFFIAny*),
 }
 
 bool InitArguments() {
-  PyObject* core = PyImport_ImportModule("tvm_ffi.core");
-  if (!core) return false;
-  auto get = [&](const char* name) {
-    return reinterpret_cast<PyTypeObject*>(PyObject_GetAttrString(core, name));
-  };
-  types.object = get("CObject");
-  types.container = types.object ? get("CContainerBase") : nullptr;
-  types.function = types.container ? get("Function") : nullptr;
-  Py_DECREF(core);
-  if (!types.function) return false;
-  if (types.container->tp_base == types.object &&
-      types.container->tp_basicsize ==
-          types.object->tp_basicsize + static_cast<Py_ssize_t>(sizeof(void*))) {
-    types.exchange_api_offset = types.object->tp_basicsize;
-  }
-
   // tvm-ffi has imported NumPy where it is installed.
   PyObject* name = PyUnicode_FromString("numpy");
   PyObject* numpy = name ? PyImport_GetModule(name) : nullptr;

@@ -8,7 +8,7 @@
 // reports the error.
 //
 // Lifetime: what was packed is valid while the object and the arguments live. Everything in this
-// file needs the GIL.
+// file needs the GIL, or in a free-threaded Python a thread attached to it.
 #ifndef OBJECT_LOADER_PYTHON_ARGUMENT_PACKING_H_
 #define OBJECT_LOADER_PYTHON_ARGUMENT_PACKING_H_
 
@@ -19,27 +19,6 @@
 #include <cstdint>
 
 namespace object_loader {
-
-template <typename T>
-T& FieldAt(PyObject* object, Py_ssize_t offset) {
-  return *reinterpret_cast<T*>(reinterpret_cast<char*>(object) + offset);
-}
-
-// tvm-ffi's Python types. The offsets are of fields that their own code reads on every call; they
-// are found by experiment (see FindFields), and the fast call is not used where that fails.
-struct CoreTypes {
-  PyTypeObject* object = nullptr;
-  PyTypeObject* container = nullptr;
-  PyTypeObject* function = nullptr;
-  Py_ssize_t handle_offset = 0;        // of the void* that is the object
-  Py_ssize_t exchange_api_offset = 0;  // of a container's only field: its framework's API, or null
-  Py_ssize_t release_gil_offset = 0;   // of the int that says whether calls release the GIL
-};
-extern CoreTypes types;
-
-inline TVMFFIObject* HandleOf(PyObject* object) {
-  return FieldAt<TVMFFIObject*>(object, types.handle_offset);
-}
 
 // The framework that a call's arrays are from, as tvm-ffi tells it.
 struct Framework {
@@ -123,7 +102,7 @@ class PackedArguments {
   Framework framework_;
 };
 
-// Prepares the above, except for the offsets; returns false with a Python error set.
+// Prepares the above; returns false with a Python error set.
 bool InitArguments();
 
 }  // namespace object_loader

@@ -3,17 +3,21 @@
 // The Python module `_native`: names, argument conversion, exceptions. No logic.
 //
 // The GIL is released while objects are read and linked, and while anything is closed or dropped.
+// Where there is none, threads detach from the interpreter there.
 #include <llvm/Config/llvm-config.h>
+#include <llvm/Demangle/Demangle.h>
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <new>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <variant>
@@ -21,8 +25,17 @@
 
 #include "base/error.h"
 #include "base/interpreter_lock.h"
+#include "ffi/abi.h"
+#include "ffi/orcjit_functions.h"
 #include "os/exit_handlers.h"
+#include "python/conversions.h"
+#include "python/exceptions.h"
 #include "python/fast_function.h"
+#include "python/inspection.h"
+#include "python/interpreter.h"
+#include "python/results.h"
+#include "python/statistics.h"
+#include "session/locations.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -35,124 +48,70 @@ struct PySession {
   std::shared_ptr<Session> session;
 };
 
-struct PyDylib {
-  ModulePtr module;
+class PyDylib {
+ public:
+  explicit PyDylib(ModulePtr given) : module(std::move(given)) { module->CountHandle(1); }
+  PyDylib(PyDylib&&) noexcept = default;
+  PyDylib& operator=(PyDylib&&) = delete;
+  ~PyDylib() {
+    if (module) module->CountHandle(-1);
+  }
+
   Dylib& dylib() const { return module->dylib(); }
+
+  ModulePtr module;
+  // Of what was loaded through this handle, where it is another module: nobody else holds it, and
+  // it costs much to build. Where there is no GIL, the methods that change it lock the handle; they
+  // give way whenever they leave the interpreter.
+  std::optional<tvm::ffi::Module> root;
 };
 
-// Paths and symbols are bytes to the system; what is not UTF-8 travels as Python's own paths do.
-nb::object ToStr(const std::string& text) {
-  return nb::steal(
-      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "surrogateescape"));
-}
-
-// The other way round.
-std::string FromStr(nb::str text) {
-  nb::object encoded = nb::steal(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "surrogateescape"));
-  if (!encoded.is_valid()) throw nb::python_error();
-  return std::string(PyBytes_AS_STRING(encoded.ptr()),
-                     static_cast<size_t>(PyBytes_GET_SIZE(encoded.ptr())));
-}
-
-nb::tuple ToTuple(const std::vector<std::string>& names) {
-  nb::list list;
-  for (const std::string& name : names) list.append(ToStr(name));
-  return nb::tuple(list);
-}
-
-void SetError(const char* name, const std::exception& error, nb::object symbols = {}) {
-  nb::object type = nb::module_::import_("tvm_ffi_object_loader.errors").attr(name);
-  nb::object message = ToStr(error.what());
-  nb::object instance = symbols.is_valid() ? type(message, symbols) : type(message);
-  PyErr_SetObject(type.ptr(), instance.ptr());
-}
-
-void Translate(const std::exception_ptr& pointer, void*) {
-  try {
-    std::rethrow_exception(pointer);
-  } catch (const UndefinedSymbolError& error) {
-    SetError("UndefinedSymbolError", error, ToTuple(error.symbols));
-  } catch (const DuplicateSymbolError& error) {
-    SetError("DuplicateSymbolError", error, ToTuple(error.symbols));
-  } catch (const LinkError& error) {
-    SetError("LinkError", error);
-  } catch (const ObjectFormatError& error) {
-    SetError("ObjectFormatError", error);
-  } catch (const FunctionNotFoundError& error) {
-    SetError("FunctionNotFoundError", error);
-  } catch (const SessionClosedError& error) {
-    SetError("SessionClosedError", error);
-  } catch (const ObjectLoaderError& error) {
-    SetError("ObjectLoaderError", error);
-  } catch (const FileError& error) {
-    // OSError picks the subclass that belongs to the number.
-    nb::object instance =
-        nb::borrow(PyExc_OSError)(error.code, std::strerror(error.code), ToStr(error.path));
-    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(instance.ptr())), instance.ptr());
-  } catch (const OutOfMemoryError& error) {
-    PyErr_SetString(PyExc_MemoryError, error.what());
-  } catch (const tvm::ffi::Error& error) {
-    SetPythonError(error);
-  }
-}
-
-// A path as the system knows it.
-std::string FilePath(nb::handle path) {
-  nb::object encoded = nb::steal(PyUnicode_EncodeFSDefault(path.ptr()));
-  if (!encoded.is_valid()) throw nb::python_error();
-  return std::string(PyBytes_AS_STRING(encoded.ptr()),
-                     static_cast<size_t>(PyBytes_GET_SIZE(encoded.ptr())));
-}
-
-// What `objects` holds: a path (str) or a buffer each. Buffers are read when the GIL is not held,
-// and released when it is again.
-class Given {
+// How long a close waits for calls: until they end, so many seconds have passed, or a signal's
+// handler raises, as that of Ctrl-C does.
+class Patience {
  public:
-  explicit Given(nb::sequence objects) {
-    for (nb::handle object : objects) {
-      if (PyUnicode_Check(object.ptr())) {
-        entries_.push_back({FilePath(object), {}, false});
-        continue;
-      }
-      Py_buffer view;
-      if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_SIMPLE) != 0) throw nb::python_error();
-      std::unique_ptr<Py_buffer, Release> owner(new (std::nothrow) Py_buffer(view));
-      if (!owner) {
-        PyBuffer_Release(&view);
-        throw std::bad_alloc();
-      }
-      // Nobody writes into bytes; into other buffers, other threads may.
-      entries_.push_back({"", std::move(owner), PyBytes_CheckExact(object.ptr()) != 0});
-    }
-  }
+  explicit Patience(std::optional<double> seconds) : seconds_(seconds) {}
 
-  Inputs Read(bool whole_archive) const {
-    Inputs inputs(whole_archive);
-    for (const Entry& entry : entries_) {
-      if (entry.buffer) {
-        llvm::StringRef bytes(static_cast<const char*>(entry.buffer->buf),
-                              static_cast<size_t>(entry.buffer->len));
-        inputs.AddBytes(FileContent::OfBytes(bytes, entry.immutable));
-      } else {
-        inputs.AddFile(entry.path);
-      }
+  bool has_end() const { return seconds_.has_value(); }
+
+  // Calls `close`, which waits, outside of the interpreter.
+  template <typename Close>
+  void Wait(const Close& close) {
+    try {
+      OutsideInterpreter outside;
+      close([this] { return GoesOn(); });
+    } catch (const GaveUpWaiting& waiting) {
+      if (raised_) std::rethrow_exception(raised_);
+      std::ostringstream message;
+      message << waiting.what() << " after " << *seconds_
+              << " s: nothing was closed. Close again when it has returned, or without a timeout, "
+                 "which waits for it";
+      PyErr_SetString(PyExc_TimeoutError, message.str().c_str());
+      throw nb::python_error();
     }
-    return inputs;
   }
 
  private:
-  struct Release {
-    void operator()(Py_buffer* view) const {
-      PyBuffer_Release(view);
-      delete view;
-    }
-  };
-  struct Entry {
-    std::string path;
-    std::unique_ptr<Py_buffer, Release> buffer;
-    bool immutable;
-  };
-  std::vector<Entry> entries_;
+  using Clock = std::chrono::steady_clock;
+
+  bool GoesOn() {
+    Clock::time_point now = Clock::now();
+    if (seconds_ && std::chrono::duration<double>(now - start_).count() >= *seconds_) return false;
+    // Handlers run on the main thread alone. Others may be ended where they take the GIL, if the
+    // interpreter has come to its end. And taking it may mean waiting, so that is not done each
+    // time.
+    if (!is_main_ || now - asked_ < std::chrono::milliseconds(20)) return true;
+    asked_ = now;
+    nb::gil_scoped_acquire inside;
+    if (PyErr_CheckSignals() != 0) raised_ = std::make_exception_ptr(nb::python_error());
+    return !raised_;
+  }
+
+  const std::optional<double> seconds_;
+  const bool is_main_ = PyThread_get_thread_native_id() == static_cast<unsigned long>(getpid());
+  const Clock::time_point start_ = Clock::now();
+  Clock::time_point asked_ = start_;
+  std::exception_ptr raised_;  // by the handler
 };
 
 nb::object Steal(PyObject* object) {
@@ -162,18 +121,49 @@ nb::object Steal(PyObject* object) {
 
 std::vector<PyDylib> Wrap(std::vector<ModulePtr> modules) {
   std::vector<PyDylib> dylibs;
-  for (ModulePtr& module : modules) dylibs.push_back({std::move(module)});
+  dylibs.reserve(modules.size());
+  for (ModulePtr& module : modules) dylibs.emplace_back(std::move(module));
   return dylibs;
+}
+
+const char* SectionName(Image::Area area) {
+  constexpr const char* kNames[] = {".text", ".rodata", ".data", ".bss"};
+  return kNames[area];
+}
+
+// The fields of symbols.Symbol after the names of session and dylib.
+nb::tuple ToTuple(const LoadedSymbol& symbol) {
+  return nb::make_tuple(ToStr((*symbol.name).str()), ToStr(llvm::demangle(*symbol.name)),
+                        symbol.address, symbol.size, ToStr((*symbol.object).str()),
+                        SectionName(symbol.area), symbol.is_function, symbol.is_local,
+                        symbol.exported, symbol.weak);
+}
+
+// The names of session, dylib and object, file and line of the source, and the symbol.
+nb::object LocationOf(uint64_t address, const Session* only) {
+  std::optional<Location> location = Locate(address, /*with_line=*/true, only);
+  if (!location) return nb::none();
+  nb::object symbol = nb::none();
+  if (location->symbol) symbol = ToTuple(*location->symbol);
+  nb::object file = nb::none();
+  nb::object line = nb::none();
+  if (location->line) {
+    file = ToStr(location->line->file);
+    line = nb::int_(location->line->line);
+  }
+  return nb::make_tuple(ToStr(location->session), ToStr(location->dylib),
+                        ToStr((*location->object).str()), file, line, symbol);
 }
 
 void BindSession(nb::module_& m) {
   nb::class_<PySession>(m, "Session")
       .def(
           "__init__",
-          [](PySession* self, nb::str name) {
-            new (self) PySession{std::make_shared<Session>(FromStr(name))};
+          [](PySession* self, nb::str name, bool debug, bool profile) {
+            new (self) PySession{
+                std::make_shared<Session>(FromStr(name), Session::Inspection{debug, profile})};
           },
-          "name"_a)
+          "name"_a, "debug"_a, "profile"_a)
       .def_prop_ro(
           "name",
           [](const PySession& self) { return nb::cast<nb::str>(ToStr(self.session->name())); })
@@ -181,7 +171,7 @@ void BindSession(nb::module_& m) {
       .def(
           "create_dylib",
           [](const PySession& self, const std::optional<nb::str>& given_name,
-             nb::sequence link_order) {
+             nb::sequence link_order, bool replaces) {
             std::optional<std::string> name;
             if (given_name) name = FromStr(*given_name);
             std::vector<LinkedTo> entries;
@@ -196,18 +186,77 @@ void BindSession(nb::module_& m) {
             }
             std::optional<OutsideInterpreter> left;
             if (opens_library) left.emplace();
-            return PyDylib{CreateModule(self.session, name, entries)};
+            return PyDylib{CreateModule(self.session, name, entries, replaces)};
           },
-          "name"_a.none(), "link_order"_a,
+          "name"_a.none(), "link_order"_a, "replaces"_a,
           nb::sig("def create_dylib(self, name: str | None, link_order: "
-                  "collections.abc.Sequence[Dylib | str]) -> Dylib"))
+                  "collections.abc.Sequence[Dylib | str], replaces: bool) -> Dylib"))
       .def("dylibs", [](const PySession& self) { return Wrap(ModulesOf(*self.session)); })
       .def(
-          "stats", [](const PySession& self) { return self.session->Stats(); },
-          nb::call_guard<OutsideInterpreter>())
+          "symbolize",
+          [](const PySession& self, uint64_t address) {
+            return LocationOf(address, self.session.get());
+          },
+          "address"_a,
+          nb::sig("def symbolize(self, address: int) -> tuple[str, str, str, str | None, int | "
+                  "None, tuple[str, str, int, "
+                  "int, str, str, bool, bool, bool, bool] | None] "
+                  "| None"))
       .def(
-          "close", [](const PySession& self) { self.session->Close(); },
-          nb::call_guard<OutsideInterpreter>());
+          "stats", [](const PySession& self) { return FiguresOf(*self.session); },
+          nb::sig("def stats(self) -> dict[str, typing.Any]"))
+      .def(
+          "orcjit_functions",
+          [](const PySession& self, const std::vector<std::string>& libraries) {
+            OrcjitFunctions functions = MakeOrcjitFunctions(self.session, libraries, MessageOf);
+            nb::object default_session = Steal(ToPython(std::move(functions.default_session)));
+            return nb::make_tuple(default_session,
+                                  Steal(ToPython(std::move(functions.load_module))));
+          },
+          "libraries"_a,
+          nb::sig("def orcjit_functions(self, libraries: collections.abc.Sequence[str]) -> "
+                  "tuple[tvm_ffi.Function, tvm_ffi.Function]"))
+      .def(
+          "close",
+          [](const PySession& self, std::optional<double> timeout) {
+            Patience patience(timeout);
+            patience.Wait([&](const KeepWaiting& keep_waiting) {
+              self.session->Close(keep_waiting, patience.has_end());
+            });
+          },
+          "timeout"_a.none());
+}
+
+// What code of the module says of a function.
+nb::object TextOf(
+    ObjectModuleObj& module,
+    tvm::ffi::Optional<tvm::ffi::String> (ObjectModuleObj::*getter)(const tvm::ffi::String&),
+    const std::string& name) {
+  std::optional<std::string> text;
+  {
+    OutsideInterpreter outside;
+    auto result = (module.*getter)(name);
+    if (result.has_value()) text = std::string(*result);
+  }
+  return text ? ToStr(*text) : nb::none();
+}
+
+void LoadInto(PyDylib& dylib, nb::sequence objects, bool whole_archive, bool as_module,
+              LoadRecord& record) {
+  Given given(objects);
+  std::optional<tvm::ffi::Module> root;
+  {
+    // Left once: each time, another thread may have to be waited for.
+    OutsideInterpreter left;
+    auto read = [&] {
+      Inputs inputs = given.Read(whole_archive);
+      if (as_module) inputs.RequireObjects();
+      return inputs;
+    };
+    root = dylib.module->Load(read, record);
+    if (root->get() == dylib.module.get()) root.reset();
+  }
+  dylib.root.swap(root);
 }
 
 void BindDylib(nb::module_& m) {
@@ -216,6 +265,7 @@ void BindDylib(nb::module_& m) {
       .def_prop_ro(
           "name", [](const PyDylib& self) { return nb::cast<nb::str>(ToStr(self.dylib().name())); })
       .def_prop_ro("closed", [](const PyDylib& self) { return self.dylib().closed(); })
+      .def("take_name", [](const PyDylib& self) { self.dylib().TakeName(); })
       .def_prop_ro("session", [](const PyDylib& self) { return PySession{self.dylib().session()}; })
       .def_prop_ro(
           "link_order",
@@ -233,18 +283,28 @@ void BindDylib(nb::module_& m) {
           nb::for_getter(nb::sig("def link_order(self) -> list[Dylib | str]")))
       .def(
           "load",
-          [](const PyDylib& self, nb::sequence objects, bool whole_archive) {
-            Given given(objects);
-            // Left once: each time, another thread may have to be waited for.
-            OutsideInterpreter left;
-            Inputs inputs = given.Read(whole_archive);
-            bool has_objects = inputs.has_objects();
-            self.module->Load(std::move(inputs));
-            return has_objects;
+          [](PyDylib& self, nb::sequence objects, bool whole_archive, bool as_module) {
+            LoadRecord record(self.dylib());
+            LoadInto(self, objects, whole_archive, as_module, record);
           },
-          "objects"_a, "whole_archive"_a,
-          nb::sig("def load(self, objects: collections.abc.Sequence[str | "
-                  "typing_extensions.Buffer], whole_archive: bool) -> bool"))
+          nb::lock_self(), "objects"_a, "whole_archive"_a, "as_module"_a,
+          nb::sig("def load(self, objects: collections.abc.Sequence[str | typing_extensions.Buffer "
+                  "| tuple[str, typing_extensions.Buffer]], whole_archive: bool, as_module: bool) "
+                  "-> None"))
+      .def(
+          "load_and_report",
+          [](PyDylib& self, nb::sequence objects, bool whole_archive, bool as_module) {
+            LoadRecord record(self.dylib());
+            LoadInto(self, objects, whole_archive, as_module, record);
+            return FiguresOf(record);
+          },
+          nb::lock_self(), "objects"_a, "whole_archive"_a, "as_module"_a,
+          nb::sig("def load_and_report(self, objects: collections.abc.Sequence[str | "
+                  "typing_extensions.Buffer | tuple[str, typing_extensions.Buffer]], "
+                  "whole_archive: bool, as_module: bool) -> dict[str, typing.Any]"))
+      .def(
+          "stats", [](const PyDylib& self) { return FiguresOf(self.module); },
+          nb::sig("def stats(self) -> dict[str, typing.Any]"))
       .def(
           "functions",
           [](const PyDylib& self) {
@@ -253,6 +313,18 @@ void BindDylib(nb::module_& m) {
             return names;
           },
           nb::sig("def functions(self) -> list[str]"))
+      .def(
+          "symbols",
+          [](const PyDylib& self) {
+            self.dylib().ThrowIfClosed();
+            nb::list symbols;
+            for (const LoadedSymbol& symbol : self.dylib().code().Symbols()) {
+              symbols.append(ToTuple(symbol));
+            }
+            return symbols;
+          },
+          nb::sig("def symbols(self) -> list[tuple[str, str, int, int, str, str, bool, bool, bool, "
+                  "bool]]"))
       .def(
           "lookup",
           [](const PyDylib& self, nb::str symbol) {
@@ -266,16 +338,44 @@ void BindDylib(nb::module_& m) {
           },
           "name"_a, nb::sig("def get_function(self, name: str) -> tvm_ffi.Function"))
       .def(
-          "module",
-          [](const PyDylib& self, nb::handle class_of) {
-            return Steal(ModuleToPython(self.module->Root(), class_of.ptr()));
+          "metadata",
+          [](const PyDylib& self, nb::str name) {
+            return TextOf(*self.module, &ObjectModuleObj::GetFunctionMetadata, FromStr(name));
           },
-          "class_of"_a,
-          nb::sig("def module(self, class_of: collections.abc.Callable[[type[tvm_ffi.Module]], "
-                  "type[tvm_ffi.Module]]) -> tvm_ffi.Module"))
+          "name"_a, nb::sig("def metadata(self, name: str) -> str | None"))
       .def(
-          "close", [](const PyDylib& self) { self.dylib().Close(); },
-          nb::call_guard<OutsideInterpreter>());
+          "doc",
+          [](const PyDylib& self, nb::str name) {
+            return TextOf(*self.module, &ObjectModuleObj::GetFunctionDoc, FromStr(name));
+          },
+          "name"_a, nb::sig("def doc(self, name: str) -> str | None"))
+      .def(
+          "find_constants",
+          [](const PyDylib& self, nb::bytes start, size_t size) {
+            std::string text(start.c_str(), start.size());
+            nb::list found;
+            CallScope scope(self.dylib().gate());
+            if (!scope.entered()) return found;
+            for (const std::string& piece : self.dylib().code().FindConstants(text, size)) {
+              found.append(nb::bytes(piece.data(), piece.size()));
+            }
+            return found;
+          },
+          "start"_a, "size"_a,
+          nb::sig("def find_constants(self, start: bytes, size: int) -> list[bytes]"))
+      .def(
+          "module", [](const PyDylib& self) { return Steal(ToPython(self.module->Root())); },
+          nb::sig("def module(self) -> tvm_ffi.Module"))
+      .def(
+          "close",
+          [](PyDylib& self, std::optional<double> timeout) {
+            Patience(timeout).Wait(
+                [&](const KeepWaiting& keep_waiting) { self.dylib().Close(keep_waiting); });
+            std::optional<tvm::ffi::Module> root = std::exchange(self.root, std::nullopt);
+            OutsideInterpreter outside;
+            root.reset();
+          },
+          nb::lock_self(), "timeout"_a.none());
 }
 
 }  // namespace
@@ -284,16 +384,59 @@ void BindDylib(nb::module_& m) {
 
 NB_MODULE(_native, m) {
   using namespace object_loader;
+  if (!IsMainInterpreter()) throw nb::python_error();
+  // Removed from sys.modules and imported again, it is as it was: what it has set up stays.
+  static PyObject* contents = nullptr;
+  if (contents) {
+    if (PyDict_Update(PyModule_GetDict(m.ptr()), contents) != 0) throw nb::python_error();
+    return;
+  }
   m.doc() = "The linker behind tvm_ffi_object_loader.";
   m.attr("llvm_version") = LLVM_VERSION_STRING;
   nb::register_exception_translator(Translate);
   // The default session lives until the process ends, and so do its Python objects.
   nb::set_leak_warnings(false);
+  CheckAbi();
   if (!InitFunctions()) throw nb::python_error();
   RunFinalizersAtExit();
   BindSession(m);
   BindDylib(m);
+  BindInspection(m);
   m.def(
       "fast_function", [](nb::handle function) { return Steal(FastFunction(function.ptr())); },
       "function"_a, nb::sig("def fast_function(function: tvm_ffi.Function) -> tvm_ffi.Function"));
+  m.def(
+      "owner_of",
+      [](nb::handle function) -> nb::object {
+        const ExportedFunctionObj* exported = ExportedFunction(function.ptr());
+        if (!exported) return nb::none();
+        return nb::make_tuple(PyDylib{exported->module()}, ToStr(exported->name()));
+      },
+      "function"_a,
+      nb::sig("def owner_of(function: tvm_ffi.Function) -> tuple[Dylib, str] | None"));
+  // For what nobody is there to catch: sys.unraisablehook gets it.
+  m.def(
+      "discard",
+      [](nb::handle error, nb::handle where) {
+        PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
+        PyErr_WriteUnraisable(where.ptr());
+      },
+      "error"_a, "where"_a, nb::sig("def discard(error: BaseException, where: object) -> None"));
+  m.def(
+      "functions_of",
+      [](uintptr_t handle) {
+        nb::list names;
+        ObjectModuleObj* module = ObjectModuleObj::From(reinterpret_cast<TVMFFIObject*>(handle));
+        if (!module || module->dylib().closed()) return names;
+        for (const std::string& name : module->dylib().FunctionNames()) names.append(ToStr(name));
+        return names;
+      },
+      "handle"_a, nb::sig("def functions_of(handle: int) -> list[str]"));
+  m.def(
+      "symbolize", [](uint64_t address) { return LocationOf(address, nullptr); }, "address"_a,
+      nb::sig("def symbolize(address: int) -> tuple[str, str, str, str | None, int | None, "
+              "tuple[str, str, int, int, str, "
+              "str, bool, bool, bool, bool] | None] | None"));
+  contents = PyDict_Copy(PyModule_GetDict(m.ptr()));
+  if (!contents) throw nb::python_error();
 }

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "python/fast_function.h"
 
-#include <cxxabi.h>
 #include <structmember.h>
 #include <tvm/ffi/extra/c_env_api.h>
-#include <unistd.h>
 
+#include <cstddef>
 #include <utility>
 
-#include "base/interpreter_lock.h"
+#include "ffi/registration.h"
 #include "python/argument_packing.h"
+#include "python/core_types.h"
+#include "python/function_attributes.h"
+#include "python/interpreter.h"
+#include "python/results.h"
 
 namespace object_loader {
 
@@ -17,59 +20,21 @@ namespace {
 
 namespace ffi = tvm::ffi;
 
-// tvm-ffi makes its Python objects in one place only: where a call returns. So these are functions
-// to call through tvm_ffi.Function: the first one returns what was left in `handed_over`, the
-// second one its second argument, and the third one fails with the error that was left in tvm-ffi.
-PyObject* return_value = nullptr;
-PyObject* return_second = nullptr;
-PyObject* raise_error = nullptr;
-thread_local TVMFFIAny handed_over = {};
-thread_local int failed_with = -1;
-
-int ReturnValue(void*, const TVMFFIAny*, int32_t, TVMFFIAny* result) {
-  *result = std::exchange(handed_over, {});
-  return 0;
-}
-
-int ReturnSecond(void*, const TVMFFIAny* args, int32_t, TVMFFIAny* result) {
-  return TVMFFIAnyViewToOwnedAny(&args[1], result);
-}
-
-int RaiseError(void*, const TVMFFIAny*, int32_t, TVMFFIAny*) { return failed_with; }
-
-PyObject* Return(TVMFFIAny value) {
-  handed_over = value;
-  return PyObject_CallNoArgs(return_value);
-}
-
-PyObject* Raise(int code) {
-  failed_with = code;
-  return PyObject_CallNoArgs(raise_error);
-}
-
-// Whether or not this thread has the GIL now: what is dropped last may be dropped anywhere.
-void* LeaveInterpreter() {
-  return Py_IsInitialized() && PyGILState_Check() ? PyEval_SaveThread() : nullptr;
-}
-
-// A thread that takes the GIL again when the interpreter has come to its end stays there: Python
-// before 3.14 ends such a thread, which C++ code in the middle of something does not survive.
-void ReenterInterpreter(void* state) {
-  if (!state) return;
-  try {
-    PyEval_RestoreThread(static_cast<PyThreadState*>(state));
-  } catch (const abi::__forced_unwind&) {
-    for (;;) pause();
-  }
-}
-
-PyObject* move_handle = nullptr;             // the name of a method
 PyTypeObject* fast_function_type = nullptr;  // null: not available
 Py_ssize_t vectorcall_offset = 0;
+Py_ssize_t base_vectorcall_offset = 0;  // of tvm_ffi.Function's own; 0: it has none
 
 // Out of the way: its variables would take the registers of what is fast.
 __attribute__((noinline, cold)) PyObject* CallBase(PyObject* self, PyObject* const* arguments,
                                                    Py_ssize_t count, PyObject* keywords) {
+  if (keywords && ExportedFunctionObj::IsInstance(HandleOf(self))) {
+    PyObject* result = CallWithKeywords(self, arguments, count, keywords);
+    if (result || PyErr_Occurred()) return result;
+  }
+  if (base_vectorcall_offset != 0) {
+    auto call = FieldAt<vectorcallfunc>(self, base_vectorcall_offset);
+    return call(self, arguments, static_cast<size_t>(count), keywords);
+  }
   PyObject* positional = PyTuple_New(count);
   PyObject* named = keywords ? PyDict_New() : nullptr;
   PyObject* result = nullptr;
@@ -88,7 +53,9 @@ __attribute__((noinline, cold)) PyObject* CallBase(PyObject* self, PyObject* con
 
 inline int Run(PyObject* self, const ExportedFunctionObj& function, const TVMFFIAny* arguments,
                int32_t count, TVMFFIAny* result) {
-  if (!FieldAt<int>(self, types.release_gil_offset)) return function.Call(arguments, count, result);
+  if (!ReadField<int>(self, types.release_gil_offset)) {
+    return function.Call(arguments, count, result);
+  }
   PyThreadState* state = PyEval_SaveThread();
   int code = function.Call(arguments, count, result);
   ReenterInterpreter(state);
@@ -132,22 +99,20 @@ int RunWithFramework(PyObject* self, const ExportedFunctionObj& function,
 // a container gives out such ones.
 PyObject* ReturnToFramework(TVMFFIAny value, const Framework& framework) {
   if (value.type_index != kTVMFFITensor) {
-    PyObject* object = Return(value);
+    PyObject* object = ToPython(value);
     if (!object || !PyType_IsSubtype(Py_TYPE(object), types.container)) return object;
-    // tvm-ffi tells the framework by the other argument.
-    PyObject* arguments[] = {framework.array, object};
-    PyObject* result = PyObject_Vectorcall(return_second, arguments, 2, nullptr);
+    PyObject* result = ToFramework(object, framework.array);
     Py_DECREF(object);
     return result;
   }
   auto convert = framework.api->managed_tensor_to_py_object_no_sync;
   DLManagedTensorVersioned* managed;
-  if (!convert || TVMFFITensorToDLPackVersioned(value.v_obj, &managed) != 0) return Return(value);
+  if (!convert || TVMFFITensorToDLPackVersioned(value.v_obj, &managed) != 0) return ToPython(value);
   void* array;
   if (convert(managed, &array) != 0) {
     PyErr_Clear();
     if (managed->deleter) managed->deleter(managed);
-    return Return(value);
+    return ToPython(value);
   }
   TVMFFIObjectDecRef(value.v_obj);
   return static_cast<PyObject*>(array);
@@ -173,7 +138,7 @@ PyObject* Call(PyObject* self, PyObject* const* arguments, size_t flags, PyObjec
   bool in_framework = __builtin_expect(packed.framework().api != nullptr, false);
   int code = in_framework ? RunWithFramework(self, function, packed, number, &result)
                           : Run(self, function, packed.values(), number, &result);
-  if (__builtin_expect(code != 0, false)) return Raise(code);
+  if (__builtin_expect(code != 0, false)) return RaiseFailure(code);
   switch (result.type_index) {
     case kTVMFFINone:
       Py_RETURN_NONE;
@@ -186,153 +151,113 @@ PyObject* Call(PyObject* self, PyObject* const* arguments, size_t flags, PyObjec
     default:
       return in_framework && result.type_index >= kTVMFFIStaticObjectBegin
                  ? ReturnToFramework(result, packed.framework())
-                 : Return(result);
+                 : ToPython(result);
   }
 }
 
-// An instance of `type`, which takes the handle of `plain`, an instance of a base of it, over; or
-// `plain`, if there are other references to it than the caller's.
-PyObject* Replace(PyObject* plain, PyTypeObject* type) {
-  if (Py_REFCNT(plain) != 1) return Py_NewRef(plain);
-  PyObject* no_arguments = PyTuple_New(0);
-  if (!no_arguments) return nullptr;
-  PyObject* instance = type->tp_new(type, no_arguments, nullptr);
-  Py_DECREF(no_arguments);
-  if (!instance) return nullptr;
-  if (type == fast_function_type) FieldAt<vectorcallfunc>(instance, vectorcall_offset) = Call;
-  PyObject* moved = PyObject_CallMethodOneArg(instance, move_handle, plain);
-  if (!moved) Py_CLEAR(instance);
+// Gives the handle of `plain` to `instance`. False with a Python error set.
+bool MoveHandle(PyObject* instance, PyObject* plain) {
+#ifdef Py_GIL_DISABLED
+  // Another thread may be about to find `plain` by its handle, so it keeps that.
+  TVMFFIObject* handle = HandleOf(plain);
+  TVMFFIObjectIncRef(handle);
+  FieldAt<TVMFFIObject*>(instance, types.handle_offset) = handle;
+  return true;
+#else
+  PyObject* moved = PyObject_CallMethodOneArg(instance, types.move_handle, plain);
   Py_XDECREF(moved);
+  return moved != nullptr;
+#endif
+}
+
+// Gives the handle of `plain`, which nobody else has, to an instance of the type of fast functions;
+// takes the reference over.
+PyObject* Replace(PyObject* plain) {
+  PyObject* no_arguments = PyTuple_New(0);
+  PyObject* instance = no_arguments
+                           ? fast_function_type->tp_new(fast_function_type, no_arguments, nullptr)
+                           : nullptr;
+  Py_XDECREF(no_arguments);
+  if (instance) {
+    FieldAt<vectorcallfunc>(instance, vectorcall_offset) = Call;
+    if (base_vectorcall_offset != 0) {
+      FieldAt<vectorcallfunc>(instance, base_vectorcall_offset) =
+          FieldAt<vectorcallfunc>(plain, base_vectorcall_offset);
+    }
+    if (!MoveHandle(instance, plain)) Py_CLEAR(instance);
+  }
+  Py_DECREF(plain);
   return instance;
 }
 
-// Finds the fields of tvm_ffi.Function that the fast call reads: the word that is the value of
-// __chandle__(), and the int that follows the property release_gil. Where there is not exactly one
-// of each the offsets stay 0.
-bool FindFields(PyObject* function) {
-  Py_ssize_t size = types.function->tp_basicsize;
-  PyObject* handle = PyObject_CallMethod(function, "__chandle__", nullptr);
-  if (!handle) return false;
-  unsigned long long expected = PyLong_AsUnsignedLongLong(handle);
-  Py_DECREF(handle);
-  int found = 0;
-  for (Py_ssize_t at = sizeof(PyObject); at + Py_ssize_t{8} <= size; at += 8) {
-    if (FieldAt<unsigned long long>(function, at) != expected) continue;
-    types.handle_offset = at;
-    ++found;
-  }
-  if (found != 1) types.handle_offset = 0;
-
-  found = 0;
-  PyObject* before = PyObject_GetAttrString(function, "release_gil");
-  if (!before) return false;
-  for (Py_ssize_t at = sizeof(PyObject); at + Py_ssize_t{sizeof(int)} <= size; at += sizeof(int)) {
-    bool follows = true;
-    for (int value : {1, 0, 1}) {
-      if (PyObject_SetAttrString(function, "release_gil", value ? Py_True : Py_False) != 0) {
-        Py_DECREF(before);
-        return false;
-      }
-      follows = follows && FieldAt<int>(function, at) == value;
-    }
-    if (!follows) continue;
-    types.release_gil_offset = at;
-    ++found;
-  }
-  if (found != 1) types.release_gil_offset = 0;
-  int restored = PyObject_SetAttrString(function, "release_gil", before);
-  Py_DECREF(before);
-  return restored == 0;
-}
-
 bool MakeFastFunctionType() {
-#ifdef Py_GIL_DISABLED
-  // The fast call keeps a table of types, and reads objects, that the GIL guards. Without one all
-  // functions are tvm_ffi.Function's own.
-  return true;
-#endif
-  if (types.handle_offset == 0 || types.release_gil_offset == 0) return true;
+  if (!types.serve_fast_call()) return true;
   vectorcall_offset = types.function->tp_basicsize;
+  if (PyType_HasFeature(types.function, Py_TPFLAGS_HAVE_VECTORCALL)) {
+    base_vectorcall_offset = types.function->tp_vectorcall_offset;
+  }
   PyMemberDef members[] = {
       {"__vectorcalloffset__", T_PYSSIZET, vectorcall_offset, READONLY, nullptr},
+      // What is known of the function, when that was asked for.
+      {"_known", T_OBJECT_EX, vectorcall_offset + static_cast<Py_ssize_t>(sizeof(vectorcallfunc)),
+       0, nullptr},
       {nullptr, 0, 0, 0, nullptr}};
-  PyType_Slot slots[] = {
-      {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
-      {Py_tp_members, members},
-      {Py_tp_doc, const_cast<char*>("A function of loaded code: a tvm_ffi.Function that is called "
-                                    "without a detour.")},
-      {0, nullptr}};
-  PyType_Spec spec = {"tvm_ffi_object_loader._native.Function",
-                      static_cast<int>(vectorcall_offset + sizeof(vectorcallfunc)), 0,
-                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL, slots};
+  PyType_Slot slots[] = {{Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
+                         {Py_tp_members, members},
+                         {Py_tp_getset, function_attributes},
+                         {Py_tp_repr, reinterpret_cast<void*>(FunctionRepr)},
+                         {0, nullptr}};
+  PyType_Spec spec = {
+      "tvm_ffi_object_loader._native.Function",
+      static_cast<int>(vectorcall_offset + sizeof(vectorcallfunc) + sizeof(PyObject*)), 0,
+      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL, slots};
   PyObject* bases = PyTuple_Pack(1, types.function);
   if (!bases) return false;
   fast_function_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpecWithBases(&spec, bases));
   Py_DECREF(bases);
-  return fast_function_type != nullptr;
+  return fast_function_type != nullptr &&
+         SetTypeDoc(fast_function_type,
+                    "A function of loaded code: a tvm_ffi.Function that is called without a "
+                    "detour, and says what it is.");
 }
 
-// A tvm_ffi.Function over a C function.
-PyObject* FromExternC(TVMFFISafeCallType function) {
-  return PyObject_CallMethod(reinterpret_cast<PyObject*>(types.function), "__from_extern_c__", "K",
-                             reinterpret_cast<unsigned long long>(function));
+// Whether it is a function of one of our modules as tvm-ffi has made it.
+bool CanBeFast(PyObject* function) {
+  return fast_function_type && Py_TYPE(function) == types.function &&
+         ExportedFunctionObj::IsInstance(HandleOf(function));
 }
 
 }  // namespace
 
-PyObject* ToPython(ffi::ObjectRef object) {
-  TVMFFIAny value = {};
-  value.v_obj = ffi::detail::ObjectUnsafe::MoveObjectRefToTVMFFIObjectPtr(std::move(object));
-  value.type_index = value.v_obj->type_index;
-  return Return(value);
-}
-
-PyObject* FastFunction(PyObject* function) {
-  bool ours = fast_function_type && Py_TYPE(function) == types.function &&
-              ExportedFunctionObj::IsInstance(HandleOf(function));
-  return ours ? Replace(function, fast_function_type) : Py_NewRef(function);
-}
-
 PyObject* FunctionToPython(ffi::Function function) {
   PyObject* plain = ToPython(std::move(function));
-  if (!plain) return nullptr;
-  PyObject* fast = FastFunction(plain);
-  Py_DECREF(plain);
-  return fast;
+  // The reference was counted when the call returned it, so the count tells who has the function.
+  return plain && CanBeFast(plain) && Py_REFCNT(plain) == 1 ? Replace(plain) : plain;
 }
 
-PyObject* ModuleToPython(ffi::Module module, PyObject* class_of) {
-  PyObject* plain = ToPython(std::move(module));
-  // Somebody may have it already, also as one that was made here.
-  if (!plain || !fast_function_type || Py_REFCNT(plain) != 1) return plain;
-  PyObject* type = PyObject_CallOneArg(class_of, reinterpret_cast<PyObject*>(Py_TYPE(plain)));
-  PyObject* instance = type ? Replace(plain, reinterpret_cast<PyTypeObject*>(type)) : nullptr;
-  Py_XDECREF(type);
-  Py_DECREF(plain);
-  return instance;
+PyObject* FastFunction(PyObject* argument) {
+#if PY_VERSION_HEX >= 0x030E0000
+  // Arguments may be lent, uncounted, by a variable of the caller's.
+  bool has_no_other = PyUnstable_Object_IsUniqueReferencedTemporary(argument) != 0;
+#else
+  bool has_no_other = Py_REFCNT(argument) == 1;
+#endif
+  Py_INCREF(argument);
+  return has_no_other && CanBeFast(argument) ? Replace(argument) : argument;
 }
 
-void SetPythonError(const ffi::Error& error) {
-  ffi::detail::SetSafeCallRaised(error);
-  Py_XDECREF(Raise(-1));
+const ExportedFunctionObj* ExportedFunction(PyObject* function) {
+  bool is_function = PyType_IsSubtype(Py_TYPE(function), types.function) != 0;
+  if (!fast_function_type || !is_function) return nullptr;
+  TVMFFIObject* handle = HandleOf(function);
+  return ExportedFunctionObj::IsInstance(handle) ? ExportedFunctionObj::From(handle) : nullptr;
 }
 
 bool InitFunctions() {
-  SetInterpreterLock(LeaveInterpreter, ReenterInterpreter);
-  WatchObjectRegistration();
-  WatchImportLookups();
-  if (!InitArguments()) return false;
-  return_value = FromExternC(ReturnValue);
-  return_second = FromExternC(ReturnSecond);
-  raise_error = FromExternC(RaiseError);
-  move_handle = PyUnicode_InternFromString("__move_handle_from__");
-  if (!return_value || !return_second || !raise_error || !move_handle) return false;
-  if (!FindFields(raise_error)) return false;
-  // They pass on what was left for them; nothing may run in between, and nothing takes time.
-  for (PyObject* function : {return_value, raise_error}) {
-    if (PyObject_SetAttrString(function, "release_gil", Py_False) != 0) return false;
-  }
-  return MakeFastFunctionType();
+  SetInterpreter();
+  WatchRegistration();
+  return InitResults() && FindCoreTypes(SomeFunction()) && InitArguments() &&
+         MakeFastFunctionType();
 }
 
 }  // namespace object_loader

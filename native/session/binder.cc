@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "object/symbol_names.h"
 #include "session/dylib.h"
 #include "support/supplied.h"
 
@@ -19,7 +18,6 @@ namespace object_loader {
 namespace {
 
 using llvm::StringRef;
-using llvm::orc::SymbolStringPtr;
 using State = Global::State;
 
 // Adds the member that defines the symbol, if there is one.
@@ -49,8 +47,21 @@ LinkerSymbol ProvidedSymbol(StringRef name) {
       .Cases({"_end", "end"}, LinkerSymbol::kEnd)
       .Case("_init", LinkerSymbol::kInit)
       .Case("_fini", LinkerSymbol::kFini)
-      .Cases({"__ehdr_start", "_DYNAMIC", "__executable_start"}, LinkerSymbol::kImage)
+      .Case("__ehdr_start", LinkerSymbol::kHeader)
+      .Cases({"_DYNAMIC", "__executable_start"}, LinkerSymbol::kImage)
       .Default(LinkerSymbol::kNone);
+}
+
+// Why it is missing, where no library can have it.
+std::string Explanation(StringRef symbol) {
+  if (ProvidedSymbol(symbol) != LinkerSymbol::kNone) {
+    return " (a linker defines it for a file; what is loaded in memory has none)";
+  }
+  if (symbol.starts_with("__cudaRegisterLinkedBinary_")) {
+    return " (device code that is not linked: load what `nvcc -dlink` makes of all objects "
+           "compiled with -rdc=true together with them)";
+  }
+  return "";
 }
 
 // At most a few of the names: "a, b, c and 7 more".
@@ -86,7 +97,7 @@ std::vector<uint32_t> Binder::BindDefinitions() {
       (IsReplaceable(global) ? replaceable : definitions).push_back(i);
       continue;
     }
-    std::string symbol(*global.name);
+    std::string symbol = global.name.str();
     if (global.weak && global.is_thread_local != known->is_thread_local) {
       throw LinkError(UserOf(global) + ": " + Demangled(symbol) +
                       " is thread-local in one object of dylib '" + dylib_.name() +
@@ -121,7 +132,7 @@ bool Binder::IsReplaceable(const Global& global) const {
 void Binder::BindReplaceable(const std::vector<uint32_t>& replaceable,
                              std::vector<uint32_t>& definitions) {
   std::vector<uint32_t> numbers;
-  std::vector<SymbolStringPtr> names;
+  std::vector<NameRef> names;
   for (uint32_t number : replaceable) {
     Global& global = resolution_.globals()[number];
     if (!global.is_thread_local) {
@@ -193,9 +204,9 @@ std::vector<uint32_t> Binder::BindReferences() {
     if (!BindMissing(*global, supplied)) missing.push_back(global);
   }
   if (!missing.empty()) ThrowUndefined(missing);
-  if (may_ask_for_null_) {
-    Global* getter = resolution_.Find("__tls_get_addr");
-    if (getter) resolution_.Bind(*getter, reinterpret_cast<uint64_t>(TlsGetAddrOrNull));
+  Global* getter = resolution_.Find("__tls_get_addr");
+  if (getter && !getter->is_own) {
+    resolution_.Bind(*getter, reinterpret_cast<uint64_t>(TlsGetAddr));
   }
   return supplied;
 }
@@ -224,14 +235,14 @@ void Binder::Bind(Global& global, const Found& found) {
   const SymbolTable::Symbol& symbol = found.symbol;
   if (symbol.is_thread_local != wants_thread_local &&
       (symbol.is_thread_local || wants_thread_local) && global.needs != 0) {
-    throw LinkError(UserOf(global) + ": uses " + Demangled(std::string(*global.name)) +
+    throw LinkError(UserOf(global) + ": uses " + Demangled(global.name.str()) +
                     " as a variable that is " + (wants_thread_local ? "" : "not ") +
                     "thread-local, but in dylib '" + found.dylib->name() + "' it is" +
                     (wants_thread_local ? " not" : "") +
                     ": compile both from the same declaration");
   }
   if (symbol.is_thread_local) {
-    resolution_.Bind(global, TlsVariable{symbol.tls_library, "", symbol.value, "", false});
+    resolution_.Bind(global, TlsVariable{symbol.tls_module, "", "", symbol.value, "", false});
   } else {
     resolution_.Bind(global, symbol.value);
     global.is_function = symbol.is_function;
@@ -240,7 +251,7 @@ void Binder::Bind(Global& global, const Found& found) {
 
 // In the process, and then in what libraries depend on.
 void Binder::BindOutside(const std::vector<Global*>& outside, std::vector<Global*>& nowhere) {
-  std::vector<SymbolStringPtr> names;
+  std::vector<NameRef> names;
   for (const Global* global : outside) names.push_back(global->name);
   std::vector<void*> addresses = dylib_.session()->process_symbols().Find(names);
   for (size_t i = 0; i < outside.size(); ++i) {
@@ -266,17 +277,30 @@ bool Binder::BindThreadLocal(Global& global) {
     Bind(global, *found);
     return true;
   }
-  std::string name(*global.name);
-  std::optional<std::string> library;
-  for (const auto& one : search_.AllLibraries()) {
-    if (!library && one->HasThreadLocal(name)) library = one->path();
+  std::string name = global.name.str();
+  std::optional<ThreadLocalOwner> owner;
+  for (const auto& library : search_.AllLibraries()) {
+    if (owner) break;
+    auto version = library->FindThreadLocal(name);
+    if (version) owner = ThreadLocalOwner{library->path(), *version};
   }
-  if (!library) library = FindThreadLocal(name);
-  if (library) resolution_.Bind(global, TlsVariable{nullptr, name, 0, *library, global.weak});
-  return library.has_value();
+  if (!owner) owner = FindThreadLocal(name);
+  if (!owner) return false;
+  TlsVariable variable;
+  variable.symbol = name.substr(0, name.find('@'));
+  variable.version = owner->version;
+  variable.library = owner->path;
+  variable.may_be_null = global.weak;
+  resolution_.Bind(global, std::move(variable));
+  return true;
 }
 
 bool Binder::BindMissing(Global& global, std::vector<uint32_t>& supplied) {
+  if (const void* function = SuppliedFunction(*global.name)) {
+    resolution_.Bind(global, reinterpret_cast<uint64_t>(function));
+    global.is_function = true;
+    return true;
+  }
   if (!global.weak) return AddSupplied(*global.name, supplied);
   if (!(global.needs & kNeedsThreadLocal)) {
     resolution_.BindToNull(global);
@@ -284,12 +308,11 @@ bool Binder::BindMissing(Global& global, std::vector<uint32_t>& supplied) {
   }
   if (global.needs & kNeedsThreadOffset) {
     throw LinkError(UserOf(global) + ": the weak thread-local variable " +
-                    Demangled(std::string(*global.name)) +
+                    Demangled(global.name.str()) +
                     " is defined nowhere, and can't be null in code that takes it for one of the "
                     "executable's; compile with -fPIC and without -ftls-model");
   }
-  may_ask_for_null_ = true;
-  resolution_.Bind(global, TlsVariable{nullptr, std::string(*global.name), 0, "", true});
+  resolution_.Bind(global, TlsVariable{nullptr, global.name.str(), "", 0, "", true});
   return true;
 }
 
@@ -299,7 +322,7 @@ void Binder::ThrowUndefined(const std::vector<Global*>& missing) const {
   std::map<std::string, const Global*> by_name;
   std::set<std::string> users;
   for (const Global* global : missing) {
-    by_name[std::string(*global->name)] = global;
+    by_name[global->name.str()] = global;
     users.insert(UserOf(*global));
   }
   const size_t most = users.size() < kManyUsers ? by_name.size() : kManyUsers;
@@ -308,10 +331,7 @@ void Binder::ThrowUndefined(const std::vector<Global*>& missing) const {
   for (const auto& [name, global] : by_name) {
     names.push_back(name);
     if (names.size() > most) continue;
-    bool is_linkers = ProvidedSymbol(name) != LinkerSymbol::kNone;
-    lines += "\n  " + Demangled(name) + ", used by " + UserOf(*global) +
-             (is_linkers ? " (a linker defines it for a file; what is loaded in memory has none)"
-                         : OriginHint(name));
+    lines += "\n  " + Demangled(name) + ", used by " + UserOf(*global) + Explanation(name);
   }
   if (by_name.size() > most) {
     lines += "\n  and " + std::to_string(by_name.size() - most) + " more (see the error's symbols)";

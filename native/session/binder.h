@@ -48,7 +48,6 @@ class Binder {
   const Dylib& dylib_;
   Resolution& resolution_;
   const Scope::Search search_;
-  bool may_ask_for_null_ = false;  // for a thread-local variable that is not there
 };
 
 }  // namespace object_loader

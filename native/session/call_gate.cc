@@ -5,117 +5,114 @@
 #include <time.h>
 
 #include <algorithm>
-#include <cerrno>
-
-#include "os/fence.h"
+#include <new>
 
 namespace object_loader {
 
 namespace {
 
-std::atomic<ThreadRecord*> all_records{nullptr};
-
-// In the child only the forking thread lives on.
-void ForgetOtherThreads();
-
-bool NeedsFence() {
-  pthread_atfork(nullptr, nullptr, ForgetOtherThreads);
-  return !CanFenceAllThreads();
-}
+__thread ThreadRecord* this_thread = nullptr;
 
 }  // namespace
 
-__thread ThreadRecord* CallScope::this_thread_ = nullptr;
-bool CallScope::needs_fence_ = NeedsFence();
+struct GateRecords {
+  static void EndThread(void* record) {
+    this_thread = nullptr;
+    static_cast<ThreadRecord*>(record)->in_use.store(false, std::memory_order_release);
+  }
+  static void Child() { all.ForgetOtherThreads(this_thread); }
 
-// Gives the record back when its thread ends.
-struct ThreadRecordOwner {
-  ThreadRecord* record = nullptr;
-  ~ThreadRecordOwner() {
-    if (!record) return;
-    CallScope::this_thread_ = nullptr;
-    record->in_use.store(false, std::memory_order_release);
-  }
-  static ThreadRecord* OfThisThread() { return CallScope::this_thread_; }
-  static void Fence() {
-    if (CallScope::needs_fence_) return std::atomic_thread_fence(std::memory_order_seq_cst);
-    FenceAllThreads();
-  }
+  static ThreadRecords<ThreadRecord> all;
 };
+
+ThreadRecords<ThreadRecord> GateRecords::all{EndThread};
 
 namespace {
 
-thread_local ThreadRecordOwner record_owner;
-
-void ForgetOtherThreads() {
-  ThreadRecord* mine = ThreadRecordOwner::OfThisThread();
-  for (ThreadRecord* record = all_records.load(); record; record = record->next) {
-    if (record == mine) continue;
-    record->depth.store(0);
-    record->in_use.store(false);
-  }
-}
+const int registered = pthread_atfork(nullptr, nullptr, GateRecords::Child);
 
 }  // namespace
 
-ThreadRecord& CallScope::Register() {
-  ThreadRecord* record = all_records.load(std::memory_order_acquire);
-  for (; record; record = record->next) {
-    bool expected = false;
-    if (record->in_use.compare_exchange_strong(expected, true)) break;
-  }
-  if (!record) {
-    record = new ThreadRecord;
-    record->next = all_records.load(std::memory_order_relaxed);
-    while (!all_records.compare_exchange_weak(record->next, record, std::memory_order_release)) {
+__attribute__((noinline)) ThreadRecord*& CallScope::OfThisThread() { return this_thread; }
+
+void ThreadRecord::Reset() {
+  depth.store(0);
+  crossings = 0;
+  given = nullptr;  // its thread was in the midst of it
+}
+
+std::atomic<const CallGate*>& ThreadRecord::DeepGate(uint32_t number) {
+  Part* part = &first;
+  for (; number >= kGates; number -= kGates) {
+    Part* next = part->next.load(std::memory_order_relaxed);
+    if (!next) {
+      next = new Part;
+      part->next.store(next, std::memory_order_release);
     }
+    part = next;
   }
-  record_owner.record = record;
-  this_thread_ = record;
+  return part->gates[number];
+}
+
+ThreadRecord& CallScope::Register() {
+  ThreadRecord* record = GateRecords::all.Take();
+  if (!record) throw std::bad_alloc();
+  this_thread = record;
   return *record;
 }
 
 void CallGate::Close() { closed_.store(true, std::memory_order_seq_cst); }
 
-bool CallGate::IsInside(const ThreadRecord& record) const {
-  uint32_t depth = std::min(record.depth.load(std::memory_order_acquire), ThreadRecord::kMaxDepth);
-  for (uint32_t i = 0; i < depth; ++i) {
-    if (record.gates[i].load(std::memory_order_relaxed) == this) return true;
+uint64_t CallGate::CountInside(const ThreadRecord& record, uint64_t most) const {
+  uint64_t found = 0;
+  uint32_t left = record.depth.load(std::memory_order_acquire);
+  for (const ThreadRecord::Part* part = &record.first; left > 0 && found < most;) {
+    uint32_t count = std::min(left, ThreadRecord::kGates);
+    for (uint32_t i = 0; i < count && found < most; ++i) {
+      found += part->gates[i].load(std::memory_order_acquire) == this;
+    }
+    left -= count;
+    part = part->next.load(std::memory_order_acquire);
   }
-  return false;
+  return found;
 }
 
 bool CallGate::IsInsideOnThisThread() const {
-  const ThreadRecord* record = CallScope::this_thread_;
-  if (!record) return false;
-  // Deeper calls are not told apart by thread: taking them all for this thread's own is safe.
-  return IsInside(*record) ||
-         (record->depth.load(std::memory_order_relaxed) > ThreadRecord::kMaxDepth &&
-          deep_calls_.load(std::memory_order_acquire) != 0);
+  const ThreadRecord* record = CallScope::OfThisThread();
+  return record && IsInside(*record);
 }
 
 bool CallGate::IsAnybodyInside() const {
-  if (deep_calls_.load(std::memory_order_acquire) != 0) return true;
-  for (ThreadRecord* record = all_records.load(std::memory_order_acquire); record;
-       record = record->next) {
+  for (ThreadRecord* record = GateRecords::all.first(); record; record = record->next) {
     if (IsInside(*record)) return true;
   }
   return false;
 }
 
+uint64_t CallGate::CountInside() const {
+  HeavyFence();
+  uint64_t found = 0;
+  for (ThreadRecord* record = GateRecords::all.first(); record; record = record->next) {
+    found += CountInside(*record, UINT64_MAX);
+  }
+  return found;
+}
+
 bool CallGate::IsEmpty() const {
-  ThreadRecordOwner::Fence();
+  HeavyFence();
   return !IsAnybodyInside();
 }
 
-void CallGate::WaitUntilEmpty() const {
-  ThreadRecordOwner::Fence();
+bool CallGate::WaitUntilEmpty(const KeepWaiting& keep_waiting) const {
+  HeavyFence();
   constexpr long kFirstPause = 1000;       // nanoseconds
   constexpr long kLongestPause = 1000000;  // nanoseconds
   for (long pause = kFirstPause; IsAnybodyInside(); pause = std::min(2 * pause, kLongestPause)) {
+    if (!keep_waiting()) return !IsAnybodyInside();
     timespec time{0, pause};
     nanosleep(&time, nullptr);
   }
+  return true;
 }
 
 }  // namespace object_loader

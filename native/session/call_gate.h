@@ -5,30 +5,48 @@
 //
 // A call must cost next to nothing and take no lock, while closing is rare and may be slow. So each
 // thread notes the gates that it is inside of in a record of its own, with plain stores, and
-// whoever closes a gate makes those stores visible (membarrier(2), an asymmetric fence: the same
-// idea as userspace RCU) and then looks through the records of all threads.
+// whoever closes a gate makes those stores visible (base/fence.h) and then looks through the
+// records of all threads.
 //
 // Order, for a call and a close that meet: the call writes its record and then reads `closed_`; the
 // closer writes `closed_`, fences all threads, and then reads the records. So at least one of them
-// sees the other.
+// sees the other, on every processor: the fence is a full one on either side, the call's own
+// (LightFence) or the one that membarrier has its thread pass.
+//
+// Order, for a call that ends: what it did comes before the closer goes on. For the closer goes on
+// since it reads in the record what the thread wrote after the call, its depth or the gate of a
+// later call; both are written with release and read with acquire.
 #ifndef OBJECT_LOADER_SESSION_CALL_GATE_H_
 #define OBJECT_LOADER_SESSION_CALL_GATE_H_
 
 #include <atomic>
 #include <cstdint>
 
+#include "base/fence.h"
+#include "base/thread_records.h"
+#include "base/wait.h"
+
 namespace object_loader {
 
 class CallGate;
 
-// What one thread is inside of. Lives as long as the process; a later thread takes over the record
-// of one that ended.
-struct ThreadRecord {
-  static constexpr uint32_t kMaxDepth = 64;
-  std::atomic<const CallGate*> gates[kMaxDepth] = {};
+// What one thread is inside of.
+struct ThreadRecord : ThreadRecordLinks<ThreadRecord> {
+  static constexpr uint32_t kGates = 64;
+  // The gates that calls, nested in each other, have passed. Never freed.
+  struct Part {
+    std::atomic<const CallGate*> gates[kGates] = {};
+    std::atomic<Part*> next{nullptr};
+  };
+  // For use by the record's thread. Throws std::bad_alloc.
+  std::atomic<const CallGate*>& DeepGate(uint32_t number);
+  void Reset();
+
+  Part first;
   std::atomic<uint32_t> depth{0};
-  std::atomic<bool> in_use{true};
-  ThreadRecord* next = nullptr;
+  // The thread's own, for whoever makes its calls.
+  uint32_t crossings = 0;
+  void* given = nullptr;
 };
 
 class CallGate {
@@ -40,23 +58,26 @@ class CallGate {
   bool closed() const { return closed_.load(std::memory_order_acquire); }
   // Lets no further call in. Idempotent.
   void Close();
-  // Returns when nobody is inside any more. The gate must be closed, and this thread outside.
-  void WaitUntilEmpty() const;
+  // Waits until nobody is inside any more; false where `keep_waiting` said no before. The gate must
+  // be closed, and this thread outside.
+  bool WaitUntilEmpty(const KeepWaiting& keep_waiting) const;
   // Whether nobody is inside any more. The gate must be closed.
   bool IsEmpty() const;
   bool IsInsideOnThisThread() const;
+  // How many calls are inside, in all threads. A call may come or go meanwhile.
+  uint64_t CountInside() const;
   // Whether the record's thread is. It must be this thread, or one that waits.
-  bool IsInside(const ThreadRecord& record) const;
+  bool IsInside(const ThreadRecord& record) const { return CountInside(record, 1) != 0; }
   // Lets calls in again.
   void Reopen() { closed_.store(false, std::memory_order_seq_cst); }
 
  private:
   friend class CallScope;
   bool IsAnybodyInside() const;
+  // How many of the record's calls are inside, up to `most`.
+  uint64_t CountInside(const ThreadRecord& record, uint64_t most) const;
 
   std::atomic<bool> closed_{false};
-  // Calls nested deeper than a record holds, of all threads.
-  mutable std::atomic<uint64_t> deep_calls_{0};
 };
 
 // One call through a gate.
@@ -65,31 +86,29 @@ class CallScope {
   explicit CallScope(const CallGate& gate) : gate_(gate) {
     ThreadRecord& record = ThisThread();
     uint32_t depth = record.depth.load(std::memory_order_relaxed);
-    if (__builtin_expect(depth < ThreadRecord::kMaxDepth, true)) {
-      record.gates[depth].store(&gate, std::memory_order_relaxed);
-    } else {
-      gate.deep_calls_.fetch_add(1, std::memory_order_seq_cst);
-    }
+    bool is_shallow = __builtin_expect(depth < ThreadRecord::kGates, true);
+    auto& place = is_shallow ? record.first.gates[depth] : record.DeepGate(depth);
+    place.store(&gate, std::memory_order_release);
     record.depth.store(depth + 1, std::memory_order_release);
     record_ = &record;
-    if (__builtin_expect(needs_fence_, false)) {
-      std::atomic_thread_fence(std::memory_order_seq_cst);
-    } else {
-      std::atomic_signal_fence(std::memory_order_seq_cst);
-    }
+    LightFence();
   }
   ~CallScope() {
     uint32_t depth = record_->depth.load(std::memory_order_relaxed) - 1;
     record_->depth.store(depth, std::memory_order_release);
-    if (__builtin_expect(depth >= ThreadRecord::kMaxDepth, false)) {
-      gate_.deep_calls_.fetch_sub(1, std::memory_order_release);
-    }
   }
   CallScope(const CallScope&) = delete;
   CallScope& operator=(const CallScope&) = delete;
 
   // Null where the thread has never made a call.
-  static const ThreadRecord* RecordOfThisThread() { return this_thread_; }
+  static ThreadRecord* RecordOfThisThread() { return OfThisThread(); }
+  // Made where there is none. Throws std::bad_alloc.
+  static ThreadRecord& MakeRecordOfThisThread() { return ThisThread(); }
+  ThreadRecord& record() const { return *record_; }
+  // Whether it was made by loaded code, as far as is known.
+  bool is_nested() const {
+    return record_->depth.load(std::memory_order_relaxed) > 1 || record_->crossings > 0;
+  }
 
   // False where the gate was closed before: the call must not be made.
   bool entered() const {
@@ -98,18 +117,16 @@ class CallScope {
 
  private:
   static ThreadRecord& ThisThread() {
-    ThreadRecord* record = this_thread_;
+    ThreadRecord* record = OfThisThread();
     return __builtin_expect(record != nullptr, true) ? *record : Register();
   }
   static ThreadRecord& Register();
 
-  // initial-exec: one load, no call to __tls_get_addr; the pointer fits in the static TLS reserve.
-  // __thread, since elsewhere a thread_local might need to be initialized first.
-  static __thread ThreadRecord* this_thread_ __attribute__((tls_model("initial-exec")));
-  static bool needs_fence_;  // no membarrier on this kernel
+  // Null where the thread has made no call yet; see ForkExclusion::Depth.
+  static ThreadRecord*& OfThisThread();
 
   friend class CallGate;
-  friend struct ThreadRecordOwner;
+  friend struct GateRecords;
   const CallGate& gate_;
   ThreadRecord* record_;
 };

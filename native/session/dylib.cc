@@ -35,7 +35,7 @@ Dylib::Turn::~Turn() { dylib_.turns_.End(); }
 
 std::shared_ptr<Dylib> Dylib::Create(std::shared_ptr<Session> session,
                                      const std::optional<std::string>& name,
-                                     std::vector<Link> link_order) {
+                                     std::vector<Link> link_order, bool replaces) {
   session->ReleaseDeferred();
   for (const Link& link : link_order) {
     if (!link.dylib || link.dylib->session_ == session) continue;
@@ -43,19 +43,19 @@ std::shared_ptr<Dylib> Dylib::Create(std::shared_ptr<Session> session,
                             link.dylib->session_->name() + "', not to '" + session->name() +
                             "': a link order stays within one session");
   }
-  std::string reserved = session->ReserveName(name);
-  std::shared_ptr<Dylib> dylib(new Dylib(session, reserved));
+  Session::Reservation reservation = session->Reserve(name, replaces);
+  std::shared_ptr<Dylib> dylib(new Dylib(session, reservation));
   std::vector<Link> linked;
   for (Link& link : link_order) {
-    if (link.dylib) link.dylib->code_.AddUser();
+    if (link.dylib) link.dylib->code_.AddUser(CodeLifetime::kDylib);
     linked.push_back(std::move(link));
     dylib->scope_.SetLinkOrder(linked);
   }
   return dylib;
 }
 
-Dylib::Dylib(std::shared_ptr<Session> session, std::string name)
-    : id_(++last_id), name_(std::move(name)), session_(std::move(session)) {}
+Dylib::Dylib(std::shared_ptr<Session> session, Session::Reservation reservation)
+    : id_(++last_id), reservation_(std::move(reservation)), session_(std::move(session)) {}
 
 Dylib::~Dylib() {
   gate_.Close();
@@ -64,13 +64,13 @@ Dylib::~Dylib() {
 
 void Dylib::Publish(std::shared_ptr<void> representation) {
   representation_ = std::move(representation);
-  session_->Add(weak_from_this(), name_);
+  session_->Add(weak_from_this(), reservation_);
 }
 
 std::string Dylib::ClosedMessage() const {
-  return session_->closed()
-             ? "session '" + session_->name() + "' is closed, and its dylib '" + name_ + "' with it"
-             : "dylib '" + name_ + "' is closed";
+  return session_->closed() ? "session '" + session_->name() + "' is closed, and its dylib '" +
+                                  name() + "' with it"
+                            : "dylib '" + name() + "' is closed";
 }
 
 void Dylib::ThrowIfClosed() const {
@@ -79,81 +79,89 @@ void Dylib::ThrowIfClosed() const {
 
 void Dylib::CheckClosable() const {
   if (turns_.IsMine() || gate_.IsInsideOnThisThread()) {
-    throw ObjectLoaderError("dylib '" + name_ +
+    throw ObjectLoaderError("dylib '" + name() +
                             "' cannot be closed from within its own code: close it when the call "
                             "has returned");
   }
 }
 
-void Dylib::Close() {
+void Dylib::StopCalls(const KeepWaiting& keep_waiting) {
   CheckClosable();
   {
     std::lock_guard<Mutex> lock(mutex_);
     ++closers_;
   }
   try {
-    WaitAndUnload();
-  } catch (...) {
-    CancelClose();
-    throw;
-  }
-  std::lock_guard<Mutex> lock(mutex_);
-  --closers_;
-}
-
-void Dylib::WaitAndUnload() {
-  {
     Waiting calls(gate_);
     if (!calls.can_end()) ThrowCircle("close");
     gate_.Close();
-    gate_.WaitUntilEmpty();
+    if (!gate_.WaitUntilEmpty(keep_waiting)) {
+      throw GaveUpWaiting("a call of dylib '" + name() + "' is still running");
+    }
+  } catch (...) {
+    ResumeCalls();
+    throw;
   }
-  Turn turn(*this);  // a load that has not reached its initializers yet
-  LeaveSession();
-  code_.Abandon();
+}
+
+void Dylib::Close(const KeepWaiting& keep_waiting) {
+  StopCalls(keep_waiting);
+  try {
+    Turn turn(*this);  // a load that has not reached its initializers yet
+    LeaveSession();
+    code_.Abandon();
+  } catch (...) {
+    ResumeCalls();
+    throw;
+  }
+  ResumeCalls();
 }
 
 void Dylib::Drop() {
-  gate_.Close();
+  {
+    std::lock_guard<Mutex> lock(mutex_);
+    dropped_ = true;
+    gate_.Close();
+  }
   LeaveSession();
   code_.Abandon();
 }
 
-// The dylib stays open, unless another thread is closing it as well.
-void Dylib::CancelClose() {
+// It stays open, unless another thread is closing it as well, or has closed it.
+void Dylib::ResumeCalls() {
   std::lock_guard<Mutex> lock(mutex_);
-  if (--closers_ == 0 && !left_session_) gate_.Reopen();
+  if (--closers_ == 0 && !left_session_ && !dropped_) gate_.Reopen();
 }
 
 void Dylib::ThrowCircle(const char* what) const {
-  throw ObjectLoaderError("cannot " + std::string(what) + " dylib '" + name_ +
+  throw ObjectLoaderError("cannot " + std::string(what) + " dylib '" + name() +
                           "' here: a thread that has to finish with it first waits for this one, "
                           "in a load or a close of its own");
 }
 
 // The name is free from here on; another dylib may have it when this one is destroyed.
 void Dylib::LeaveSession() {
-  if (!left_session_.exchange(true)) session_->Remove(name_);
+  if (!left_session_.exchange(true)) session_->Remove(reservation_);
 }
 
 void Dylib::Load(Inputs inputs, const Scope::Libraries& libraries,
-                 const std::function<void()>& on_initialized) {
+                 const std::function<void()>& on_initialized, LoadRecord& record) {
+  record.Enter(LoadRecord::kWaiting);
   session_->ReleaseDeferred();
   ThrowIfClosed();
   Turn turn(*this);
   ThrowIfClosed();
   scope_.Add(libraries);
   try {
-    if (inputs.has_objects()) LoadObjects(*this, std::move(inputs), on_initialized);
+    if (inputs.has_objects()) LoadObjects(*this, std::move(inputs), on_initialized, record);
   } catch (...) {
     scope_.Remove(libraries);
     throw;
   }
   scope_.Publish(libraries);
-  ++session_->loads;
 }
 
-std::optional<Found> Dylib::FindOffered(const Scope::Name& name) const {
+std::optional<Found> Dylib::FindOffered(NameRef name) const {
   if (auto symbol = symbols_.FindExported(name)) {
     symbols_.NoteUse(*symbol);
     return Found{*symbol, this, nullptr};
@@ -167,7 +175,7 @@ std::vector<std::string> Dylib::FunctionNames() const {
 }
 
 void* Dylib::FindFunction(const std::string& name) const {
-  auto symbol = symbols_.FindExported(Intern(FunctionSymbol(name)));
+  auto symbol = symbols_.FindExported(NameRef(FunctionSymbol(name)));
   if (!symbol) return nullptr;
   symbols_.NoteUse(*symbol);
   return symbol->Address();
@@ -176,9 +184,10 @@ void* Dylib::FindFunction(const std::string& name) const {
 void* Dylib::GetFunction(const std::string& name) const {
   ThrowIfClosed();
   if (void* address = FindFunction(name)) return address;
-  std::string message = "dylib '" + name_ + "' has no function '" + name + "'";
+  std::string message = "dylib '" + reservation_.name + "' has no function '" + name + "'";
   std::vector<std::string> names = FunctionNames();
-  Scope::Name symbol = Intern(FunctionSymbol(name));
+  std::string function_symbol = FunctionSymbol(name);
+  NameRef symbol(function_symbol);
   std::optional<Found> elsewhere = scope_.FindInLibraries(symbol);
   if (symbols_.Has(symbol)) {
     message +=
@@ -196,13 +205,13 @@ void* Dylib::GetFunction(const std::string& name) const {
 }
 
 void* Dylib::FindSymbol(const std::string& symbol) const {
-  auto found = symbols_.FindExported(Intern(symbol));
+  auto found = symbols_.FindExported(NameRef(symbol));
   return found ? found->Address() : nullptr;
 }
 
 void* Dylib::Lookup(const std::string& symbol) const {
   ThrowIfClosed();
-  Scope::Name name = Intern(symbol);
+  NameRef name(symbol);
   if (auto own = symbols_.FindExported(name)) {
     symbols_.NoteUse(*own);
     return own->Address();
@@ -211,14 +220,9 @@ void* Dylib::Lookup(const std::string& symbol) const {
   std::optional<Found> found = search.Find(name);
   if (!found) found = search.FindInDependencies(name);
   if (found) return found->symbol.Address();
-  throw UndefinedSymbolError(
-      "neither dylib '" + name_ + "' nor its link order defines symbol " + Demangled(symbol),
-      {symbol});
-}
-
-Scope::Name Dylib::Intern(const std::string& symbol) const {
-  ForkExclusion exclusion;
-  return session_->linker().names()->intern(symbol);
+  throw UndefinedSymbolError("neither dylib '" + reservation_.name +
+                                 "' nor its link order defines symbol " + Demangled(symbol),
+                             {symbol});
 }
 
 }  // namespace object_loader

@@ -22,6 +22,7 @@
 #include "object/inputs.h"
 #include "session/call_gate.h"
 #include "session/code_lifetime.h"
+#include "session/load_record.h"
 #include "session/scope.h"
 #include "session/session.h"
 #include "session/symbol_table.h"
@@ -31,19 +32,22 @@ namespace object_loader {
 
 class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
  public:
-  // Throws SessionClosedError and ObjectLoaderError (a taken name, a dylib of another session).
+  // Throws SessionClosedError and ObjectLoaderError (a taken name, a dylib of another session). One
+  // that `replaces` the one of its name gets the name with TakeName.
   static std::shared_ptr<Dylib> Create(std::shared_ptr<Session> session,
                                        const std::optional<std::string>& name,
-                                       std::vector<Link> link_order);
+                                       std::vector<Link> link_order, bool replaces);
   ~Dylib() override;
 
   // Makes the dylib one of its session's members. `representation` is for the layer above: how to
   // get from the dylib to what represents it there.
   void Publish(std::shared_ptr<void> representation);
   const std::shared_ptr<void>& representation() const { return representation_; }
+  void TakeName() { session_->TakeName(reservation_); }
 
   uint64_t id() const { return id_; }
-  const std::string& name() const override { return name_; }
+  std::shared_ptr<SessionMember> Self() override { return shared_from_this(); }
+  const std::string& name() const override { return reservation_.name; }
   const std::shared_ptr<Session>& session() const { return session_; }
   // Empty once the code is unloaded.
   std::vector<Link> link_order() const { return scope_.link_order(); }
@@ -55,11 +59,12 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   Scope& scope() { return scope_; }
   const Scope& scope() const { return scope_; }
   CodeLifetime& code() { return code_; }
+  LoadTotals& totals() { return totals_; }
 
   // Links the inputs and runs their initializers, then `on_initialized`. What the dylib lacks is
   // from now on searched in `libraries` as well. If any of it throws, the dylib is as it was.
   void Load(Inputs inputs, const Scope::Libraries& libraries,
-            const std::function<void()>& on_initialized);
+            const std::function<void()>& on_initialized, LoadRecord& record);
 
   // The names of the exported TVM-FFI functions, sorted. Throws SessionClosedError.
   std::vector<std::string> FunctionNames() const;
@@ -70,14 +75,16 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   // The address of a symbol that this dylib itself exports, or null.
   void* FindSymbol(const std::string& symbol) const;
   // Sets the pointer that is the symbol's variable to null, if there is one.
-  void ClearPointer(const std::string& symbol) const { symbols_.ClearPointer(Intern(symbol)); }
+  void ClearPointer(const std::string& symbol) const { symbols_.ClearPointer(NameRef(symbol)); }
   // As dlsym: searches the link order too. Throws UndefinedSymbolError and SessionClosedError.
   void* Lookup(const std::string& symbol) const;
   // What the dylib offers to those that link to it: its own symbols, then those of its libraries.
-  std::optional<Found> FindOffered(const Scope::Name& name) const;
+  std::optional<Found> FindOffered(NameRef name) const;
 
   void CheckClosable() const override;
-  void Close() override;
+  void StopCalls(const KeepWaiting& keep_waiting) override;
+  void ResumeCalls() override;
+  void Close(const KeepWaiting& keep_waiting) override;
   // As Close, by whoever lets go of the last reference: waits for nobody, and never fails.
   void Drop();
   void TryUnload() override { code_.TryUnload(); }
@@ -85,9 +92,9 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   // The message of the SessionClosedError for this dylib.
   std::string ClosedMessage() const;
   void ThrowIfClosed() const;
-  Scope::Name Intern(const std::string& symbol) const;
   // How often something of a load that had not finished was given to somebody.
-  uint64_t early_uses() const { return symbols_.early_uses() + scope_.early_uses(); }
+  uint64_t early_uses() const { return symbols_.early_uses() + scope_.early_uses() + early_uses_; }
+  void NoteEarlyUse() { ++early_uses_; }
 
  private:
   // The right to change what is loaded, for one thread at a time.
@@ -102,15 +109,13 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
     Dylib& dylib_;
   };
 
-  Dylib(std::shared_ptr<Session> session, std::string name);
+  Dylib(std::shared_ptr<Session> session, Session::Reservation reservation);
 
   [[noreturn]] void ThrowCircle(const char* what) const;
-  void CancelClose();
-  void WaitAndUnload();
   void LeaveSession();
 
   const uint64_t id_;
-  const std::string name_;
+  const Session::Reservation reservation_;
   const std::shared_ptr<Session> session_;
   CallGate gate_;
   std::shared_ptr<void> representation_;
@@ -118,9 +123,12 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   SymbolTable symbols_{turns_};
   Scope scope_{turns_};
   CodeLifetime code_{*this};
+  LoadTotals totals_;
   Mutex mutex_;
   int closers_ = 0;  // threads in Close
+  bool dropped_ = false;
   std::atomic<bool> left_session_{false};
+  std::atomic<uint64_t> early_uses_{0};
 };
 
 }  // namespace object_loader

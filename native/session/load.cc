@@ -3,6 +3,7 @@
 
 #include <cxxabi.h>
 
+#include <deque>
 #include <list>
 #include <optional>
 #include <utility>
@@ -20,8 +21,6 @@ namespace object_loader {
 
 namespace {
 
-using llvm::orc::SymbolStringPtr;
-
 // What the exception being handled says, also when its type is the loaded code's own.
 std::string CurrentExceptionText() {
   try {
@@ -33,15 +32,23 @@ std::string CurrentExceptionText() {
   }
 }
 
+// Whoever closes the dylib meanwhile waits for what is run.
+void RunInside(const Dylib& dylib, llvm::function_ref<void()> run) {
+  {
+    CallScope scope(dylib.gate());
+    if (scope.entered()) return run();
+  }
+  throw SessionClosedError(dylib.ClosedMessage());
+}
+
 void RunInitializers(const Dylib& dylib, const std::string& name, const Image& image) {
   if (!image.has_initializers()) return;
-  // Whoever closes the dylib meanwhile waits for the initializers.
-  CallScope scope(dylib.gate());
-  if (!scope.entered()) throw SessionClosedError(dylib.ClosedMessage());
   std::string thrown;
   try {
-    image.RunInitializers();
+    RunInside(dylib, [&] { image.RunInitializers(); });
     return;
+  } catch (const SessionClosedError&) {
+    throw;
   } catch (const abi::__forced_unwind&) {
     throw;  // the thread is being cancelled
   } catch (...) {
@@ -57,8 +64,41 @@ struct Linked {
   std::string name;
   std::vector<Definition> definitions;
   std::vector<uint64_t> values;
-  std::vector<SymbolStringPtr> groups;
+  std::vector<NameRef> groups;
+  std::deque<std::string> made_names;
 };
+
+// Links the objects, and what is supplied to them.
+Linked LinkInto(const Dylib& dylib, std::vector<ElfView>& objects) {
+  ForkExclusion exclusion;
+  Linker& linker = dylib.session()->linker();
+  const size_t own = objects.size();
+  for (;;) {
+    Resolution resolution(objects, own,
+                          [&](NameRef signature) { return dylib.symbols().HasGroup(signature); });
+    Binder binder(dylib, resolution);
+    std::vector<uint32_t> definitions = binder.BindDefinitions();
+    Liveness liveness(resolution);
+    std::vector<uint32_t> supplied = binder.BindReferences();
+    if (!supplied.empty()) {
+      for (uint32_t member : supplied) objects.push_back(SuppliedArchive().Extract(member));
+      continue;
+    }
+    Linked linked;
+    linked.name = resolution.name();
+    linked.groups = resolution.groups();
+    for (uint32_t number : definitions) {
+      linked.definitions.push_back(Definition(resolution.globals()[number]));
+    }
+    linked.made_names = resolution.TakeMadeNames();
+    linked.image = LinkAnywhere(linker, resolution, liveness, definitions);
+    linked.values = std::move(linked.image.defined);
+    linked.image.defined = {};
+    return linked;
+  }
+}
+
+}  // namespace
 
 // Code that shows no sign of -fPIC lies below 2 GiB, where code without it can name it. From there
 // it may not reach what it reaches from elsewhere.
@@ -74,43 +114,13 @@ Image LinkAnywhere(Linker& linker, Resolution& resolution, Liveness& liveness,
   return linker.Link(higher, definitions);
 }
 
-// Links the objects, and what is supplied to them.
-Linked LinkInto(const Dylib& dylib, std::vector<ElfView>& objects) {
-  ForkExclusion exclusion;
-  Linker& linker = dylib.session()->linker();
-  const size_t own = objects.size();
-  for (;;) {
-    Resolution resolution(objects, own, *linker.names(), [&](const SymbolStringPtr& signature) {
-      return dylib.symbols().HasGroup(signature);
-    });
-    Binder binder(dylib, resolution);
-    std::vector<uint32_t> definitions = binder.BindDefinitions();
-    Liveness liveness(resolution);
-    std::vector<uint32_t> supplied = binder.BindReferences();
-    if (!supplied.empty()) {
-      for (uint32_t member : supplied) objects.push_back(SuppliedArchive().Extract(member));
-      continue;
-    }
-    Linked linked;
-    linked.name = resolution.name();
-    linked.groups = resolution.groups();
-    for (uint32_t number : definitions) {
-      linked.definitions.push_back(Definition(resolution.globals()[number]));
-    }
-    linked.image = LinkAnywhere(linker, resolution, liveness, definitions);
-    linked.values = std::move(linked.image.defined);
-    linked.image.defined = {};
-    return linked;
-  }
-}
-
-}  // namespace
-
-void LoadObjects(Dylib& dylib, Inputs inputs, const std::function<void()>& on_initialized) {
+void LoadObjects(Dylib& dylib, Inputs inputs, const std::function<void()>& on_initialized,
+                 LoadRecord& record) {
+  record.Enter(LoadRecord::kLinking);
   Session& session = *dylib.session();
   SymbolTable& symbols = dylib.symbols();
-  std::vector<ElfView> objects = inputs.TakeObjects(
-      [&](llvm::StringRef name) { return symbols.HasOwn(dylib.Intern(name.str())); });
+  std::vector<ElfView> objects =
+      inputs.TakeObjects([&](llvm::StringRef name) { return symbols.HasOwn(NameRef(name)); });
   size_t object_count = objects.size();
   uint64_t object_bytes = 0;
   uint64_t table_bytes = 0;
@@ -128,21 +138,23 @@ void LoadObjects(Dylib& dylib, Inputs inputs, const std::function<void()>& on_in
   load.symbols = linked.definitions.size();
   uint64_t early_uses = dylib.early_uses();
   try {
-    symbols.Add(linked.definitions, linked.values, load.image.tls_library, linked.groups);
+    symbols.Add(linked.definitions, linked.values, load.image.tls_module, linked.groups);
     headroom.reset();
-    if (load.image.dso_handle) load.image.dso_handle->owner = &load;
-    CodeMap::OfProcess().Add(load.image.code, &load);
+    load.EnterMap();
+    record.Enter(LoadRecord::kInitializing);
     RunInitializers(dylib, linked.name, load.image);
-    on_initialized();
+    RunInside(dylib, on_initialized);
   } catch (...) {
     symbols.Remove(linked.definitions, linked.groups);
     dylib.code().Undo(loaded, early_uses != dylib.early_uses());
     throw;
   }
-  load.image.KeepForExit();
+  load.image.KeepForExit(load);
   session.objects += object_count;
   session.symbols += linked.definitions.size();
   symbols.Publish(linked.definitions);
+  record.objects = object_count;
+  record.bytes = load.image.bytes();
   dylib.code().Add(loaded);
 }
 

@@ -6,17 +6,27 @@
 #ifndef OBJECT_LOADER_SESSION_LOAD_H_
 #define OBJECT_LOADER_SESSION_LOAD_H_
 
+#include <cstdint>
 #include <functional>
+#include <vector>
 
+#include "link/linker.h"
 #include "object/inputs.h"
 
 namespace object_loader {
 
 class Dylib;
+class LoadRecord;
 
 // Links the inputs' objects into the dylib and runs their initializers, then `on_initialized`. If
 // any of it throws, the dylib is as it was. For use by the thread that has the dylib's turn.
-void LoadObjects(Dylib& dylib, Inputs inputs, const std::function<void()>& on_initialized);
+void LoadObjects(Dylib& dylib, Inputs inputs, const std::function<void()>& on_initialized,
+                 LoadRecord& record);
+
+// The link itself, of what has been bound; `definitions` are the globals that the image tells of.
+// Throws LinkError and OutOfMemoryError.
+Image LinkAnywhere(Linker& linker, Resolution& resolution, Liveness& liveness,
+                   const std::vector<uint32_t>& definitions);
 
 }  // namespace object_loader
 

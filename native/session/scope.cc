@@ -13,12 +13,10 @@ namespace object_loader {
 
 namespace {
 
-using Name = Scope::Name;
-
-std::optional<Found> FindIn(const Scope::Libraries& libraries, const Name& name,
+std::optional<Found> FindIn(const Scope::Libraries& libraries, NameRef name,
                             std::optional<void*> (SharedLibrary::*find)(const std::string&) const) {
-  if (libraries.empty()) return std::nullopt;
-  std::string symbol(*name);
+  if (libraries.empty() || (*name).contains('\0')) return std::nullopt;
+  std::string symbol = name.str();
   for (const auto& library : libraries) {
     if (auto address = (*library.*find)(symbol)) {
       Found found = {};
@@ -51,7 +49,7 @@ bool VisitOrder(
   return false;
 }
 
-std::optional<Found> FindInObjectsOf(const Dylib& dylib, const Name& name) {
+std::optional<Found> FindInObjectsOf(const Dylib& dylib, NameRef name) {
   auto symbol = dylib.symbols().FindExported(name);
   if (!symbol) return std::nullopt;
   dylib.symbols().NoteUse(*symbol);
@@ -120,11 +118,11 @@ void Scope::Clear(std::vector<Link>& link_order, Libraries& libraries) {
   libraries_.clear();
 }
 
-std::optional<Found> Scope::FindInLibraries(const Name& name) const {
+std::optional<Found> Scope::FindInLibraries(NameRef name) const {
   return FindIn(libraries(), name, &SharedLibrary::Find);
 }
 
-std::optional<Found> Scope::Search::Find(const Name& name) const {
+std::optional<Found> Scope::Search::Find(NameRef name) const {
   std::optional<Found> found = FindIn(libraries, name, &SharedLibrary::Find);
   for (auto link = link_order.begin(); !found && link != link_order.end(); ++link) {
     found = link->dylib ? link->dylib->FindOffered(name)
@@ -133,7 +131,7 @@ std::optional<Found> Scope::Search::Find(const Name& name) const {
   return found;
 }
 
-std::optional<Found> Scope::Search::FindEverywhere(const Name& name) const {
+std::optional<Found> Scope::Search::FindEverywhere(NameRef name) const {
   std::optional<Found> found = FindIn(libraries, name, &SharedLibrary::Find);
   if (found) return found;
   std::vector<const Dylib*> seen;
@@ -144,7 +142,7 @@ std::optional<Found> Scope::Search::FindEverywhere(const Name& name) const {
   return found;
 }
 
-std::optional<Found> Scope::Search::FindInObjects(const Name& name) const {
+std::optional<Found> Scope::Search::FindInObjects(NameRef name) const {
   std::optional<Found> found;
   std::vector<const Dylib*> seen;
   VisitOrder(link_order, seen, [&](const Dylib* dylib, const auto&) {
@@ -164,7 +162,7 @@ Scope::Libraries Scope::Search::AllLibraries() const {
   return all;
 }
 
-std::optional<Found> Scope::Search::FindInDependencies(const Name& name) const {
+std::optional<Found> Scope::Search::FindInDependencies(NameRef name) const {
   constexpr auto find = &SharedLibrary::FindWithDependencies;
   std::optional<Found> found = FindIn(libraries, name, find);
   for (auto link = link_order.begin(); !found && link != link_order.end(); ++link) {

@@ -39,7 +39,6 @@ struct Found {
 
 class Scope {
  public:
-  using Name = llvm::orc::SymbolStringPtr;
   using Libraries = std::vector<std::shared_ptr<SharedLibrary>>;
 
   explicit Scope(const Turns& turns) : turns_(turns) {}
@@ -66,19 +65,19 @@ class Scope {
     Libraries libraries;
     std::vector<Link> link_order;
 
-    std::optional<Found> Find(const Name& name) const;
+    std::optional<Found> Find(NameRef name) const;
     // Also in the scopes of the dylibs of the link order, and so on.
-    std::optional<Found> FindEverywhere(const Name& name) const;
+    std::optional<Found> FindEverywhere(NameRef name) const;
     // The same, in the objects' symbols alone.
-    std::optional<Found> FindInObjects(const Name& name) const;
+    std::optional<Found> FindInObjects(NameRef name) const;
     // All shared libraries of these scopes.
     Libraries AllLibraries() const;
     // In what the libraries themselves depend on. A static linker does not look there, the dynamic
     // one does, after everything else.
-    std::optional<Found> FindInDependencies(const Name& name) const;
+    std::optional<Found> FindInDependencies(NameRef name) const;
   };
   Search Start() const { return {libraries(), link_order()}; }
-  std::optional<Found> FindInLibraries(const Name& name) const;
+  std::optional<Found> FindInLibraries(NameRef name) const;
 
   // How often libraries were seen that were not published.
   uint64_t early_uses() const { return early_uses_; }

@@ -6,13 +6,20 @@
 #include <utility>
 
 #include "base/error.h"
+#include "os/profiler.h"
 #include "target/target.h"
 
 namespace object_loader {
 
-Session::Session(std::string name) : name_(std::move(name)), process_symbols_(kFirstVersions) {}
+Session::Session(std::string name, Inspection inspection)
+    : name_(std::move(name)),
+      inspection_(inspection),
+      linker_(inspection.any()),
+      process_symbols_(kFirstVersions) {
+  if (inspection.profile) OpenProfile(kMachine);
+}
 
-std::string Session::ReserveName(const std::optional<std::string>& name) {
+Session::Reservation Session::Reserve(const std::optional<std::string>& name, bool replaces) {
   std::lock_guard<Mutex> lock(mutex_);
   if (closed_) throw SessionClosedError("session '" + name_ + "' is closed");
   std::string chosen;
@@ -23,46 +30,101 @@ std::string Session::ReserveName(const std::optional<std::string>& name) {
       chosen = "dylib-" + std::to_string(++made_up_names_);
     } while (names_.count(chosen));
   }
-  if (!names_.insert(chosen).second) {
+  uint64_t number = ++last_member_;
+  if (!replaces && !names_.try_emplace(chosen, number).second) {
     throw ObjectLoaderError("session '" + name_ + "' already has a dylib named '" + chosen +
-                            "': close that one first, or choose another name");
+                            "': close that one first, choose another name, or load with "
+                            "replace=True, which gives the name to the new one");
   }
-  return chosen;
+  return {std::move(chosen), number};
 }
 
-void Session::Add(std::weak_ptr<SessionMember> member, const std::string& name) {
+void Session::Add(std::weak_ptr<SessionMember> member, const Reservation& reservation) {
   std::lock_guard<Mutex> lock(mutex_);
   if (closed_) throw SessionClosedError("session '" + name_ + "' is closed");
-  members_.push_back({name, std::move(member)});
+  members_.emplace(reservation.number, std::move(member));
 }
 
-void Session::Remove(const std::string& name) {
+void Session::TakeName(const Reservation& reservation) {
   std::lock_guard<Mutex> lock(mutex_);
-  names_.erase(name);
-  members_.erase(std::remove_if(members_.begin(), members_.end(),
-                                [&](const Entry& entry) { return entry.name == name; }),
-                 members_.end());
+  // It may have been closed meanwhile.
+  if (members_.count(reservation.number)) names_[reservation.name] = reservation.number;
+}
+
+void Session::Remove(const Reservation& reservation) {
+  std::lock_guard<Mutex> lock(mutex_);
+  members_.erase(reservation.number);
+  auto found = names_.find(reservation.name);
+  if (found != names_.end() && found->second == reservation.number) names_.erase(found);
 }
 
 std::vector<std::shared_ptr<SessionMember>> Session::Members() {
   std::lock_guard<Mutex> lock(mutex_);
   std::vector<std::shared_ptr<SessionMember>> members;
-  for (const Entry& entry : members_) {
-    if (auto member = entry.member.lock()) members.push_back(std::move(member));
+  for (const auto& [number, entry] : members_) {
+    if (auto member = entry.lock()) members.push_back(std::move(member));
   }
   return members;
 }
 
-void Session::Close() {
+std::vector<std::shared_ptr<SessionMember>> Session::NamedMembers() {
+  std::lock_guard<Mutex> lock(mutex_);
+  std::vector<std::shared_ptr<SessionMember>> members;
+  for (const auto& [number, entry] : members_) {
+    auto member = entry.lock();
+    auto found = member ? names_.find(member->name()) : names_.end();
+    if (found != names_.end() && found->second == number) members.push_back(std::move(member));
+  }
+  return members;
+}
+
+// A thread in Close. The session is closed meanwhile, and afterwards where one of them has
+// finished.
+class Session::Closing {
+ public:
+  explicit Closing(Session& session) : session_(session) {
+    std::lock_guard<Mutex> lock(session_.mutex_);
+    ++session_.closers_;
+    session_.closed_ = true;
+  }
+  ~Closing() {
+    for (const auto& member : stopped_) member->ResumeCalls();
+    std::lock_guard<Mutex> lock(session_.mutex_);
+    if (--session_.closers_ == 0 && !session_.finished_) session_.closed_ = false;
+  }
+  Closing(const Closing&) = delete;
+  Closing& operator=(const Closing&) = delete;
+
+  void Stop(const std::shared_ptr<SessionMember>& member, const KeepWaiting& keep_waiting) {
+    stopped_.reserve(stopped_.size() + 1);
+    member->StopCalls(keep_waiting);
+    stopped_.push_back(member);
+  }
+  void Finish() {
+    std::lock_guard<Mutex> lock(session_.mutex_);
+    session_.finished_ = true;
+  }
+
+ private:
+  Session& session_;
+  std::vector<std::shared_ptr<SessionMember>> stopped_;
+};
+
+void Session::Close(const KeepWaiting& keep_waiting, bool all_or_none) {
   std::vector<std::shared_ptr<SessionMember>> members = Members();
   for (const auto& member : members) member->CheckClosable();
-  {
-    std::lock_guard<Mutex> lock(mutex_);
-    closed_ = true;
-  }
+  Closing closing(*this);
   // Once more: one may have been added while the session was not closed yet.
   members = Members();
-  for (auto member = members.rbegin(); member != members.rend(); ++member) (*member)->Close();
+  std::reverse(members.begin(), members.end());
+  if (all_or_none) {
+    for (const auto& member : members) closing.Stop(member, keep_waiting);
+  }
+  for (const auto& member : members) {
+    // Nobody is inside of what was stopped but calls that are being refused.
+    member->Close(all_or_none ? KeepWaiting([] { return true; }) : keep_waiting);
+  }
+  closing.Finish();
   members.clear();
   ReleaseDeferred();
   linker_.memory().ReleaseUnused();
@@ -93,17 +155,21 @@ void Session::ReleaseDeferred() {
   for (const auto& member : deferred) member->TryUnload();
 }
 
-std::map<std::string, uint64_t> Session::Stats() {
-  MemoryPool::Usage usage = linker_.memory().usage();
-  return {{"dylibs", Members().size()},
-          {"objects", objects},
-          {"symbols", symbols},
-          {"loads", loads},
-          {"retained", retained},
-          {"bytes_code", usage.code},
-          {"bytes_constants", usage.constants},
-          {"bytes_data", usage.data},
-          {"bytes_reserved", usage.reserved}};
+void Session::Retain(SessionMember& member) {
+  std::lock_guard<Mutex> lock(mutex_);
+  retained_.push_back(member);
+}
+
+void Session::Release(SessionMember& member) {
+  std::lock_guard<Mutex> lock(mutex_);
+  retained_.remove(member);
+}
+
+std::vector<std::shared_ptr<SessionMember>> Session::RetainedMembers() {
+  std::vector<std::shared_ptr<SessionMember>> members;
+  std::lock_guard<Mutex> lock(mutex_);
+  for (SessionMember& member : retained_) members.push_back(member.Self());
+  return members;
 }
 
 }  // namespace object_loader

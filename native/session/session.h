@@ -8,55 +8,83 @@
 #ifndef OBJECT_LOADER_SESSION_SESSION_H_
 #define OBJECT_LOADER_SESSION_SESSION_H_
 
+#include <llvm/ADT/ilist_node.h>
+#include <llvm/ADT/simple_ilist.h>
+
 #include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "base/fork_lock.h"
+#include "base/wait.h"
 #include "link/linker.h"
 #include "os/process_symbols.h"
+#include "session/load_record.h"
 
 namespace object_loader {
 
 // What a session has to know of a dylib.
-class SessionMember {
+class SessionMember : public llvm::ilist_node<SessionMember> {
  public:
   virtual ~SessionMember() = default;
+  virtual std::shared_ptr<SessionMember> Self() = 0;
   virtual const std::string& name() const = 0;
   // Throws ObjectLoaderError where Close would have to wait for the thread that calls it.
   virtual void CheckClosable() const = 0;
-  virtual void Close() = 0;
+  // Lets no call in, and waits for those inside. Throws GaveUpWaiting, and is open again then.
+  virtual void StopCalls(const KeepWaiting& keep_waiting) = 0;
+  // After StopCalls: calls are let in again, unless somebody else has closed it.
+  virtual void ResumeCalls() = 0;
+  virtual void Close(const KeepWaiting& keep_waiting) = 0;
   // Unloads the code of a member that was closed or dropped, unless something still needs it.
   virtual void TryUnload() = 0;
 };
 
 class Session {
  public:
-  explicit Session(std::string name);
+  // For whom the session does more than others.
+  struct Inspection {
+    bool debug = false;    // debuggers
+    bool profile = false;  // perf
+    bool any() const { return debug || profile; }
+  };
+  // Throws FileError where there is to be a profile, and its files can't be written.
+  Session(std::string name, Inspection inspection);
 
   const std::string& name() const { return name_; }
+  const Inspection& inspection() const { return inspection_; }
   bool closed() const { return closed_; }
   Linker& linker() { return linker_; }
   ProcessSymbols& process_symbols() { return process_symbols_; }
 
-  // The name for a new member: `name`, or one that is made up. Throws SessionClosedError, and
-  // ObjectLoaderError for a name that a live member has.
-  std::string ReserveName(const std::optional<std::string>& name);
-  // Throws SessionClosedError where the session was closed since the name was reserved.
-  void Add(std::weak_ptr<SessionMember> member, const std::string& name);
-  // Gives the name free, and forgets the member that was added under it. Once for each reservation.
-  void Remove(const std::string& name);
+  // The place of a member, from before it is there.
+  struct Reservation {
+    std::string name;
+    uint64_t number;
+  };
+  // For a new member with this name, or one that is made up. Throws SessionClosedError, and
+  // ObjectLoaderError for a name that a live member has. One that `replaces` it gets its name with
+  // TakeName.
+  Reservation Reserve(const std::optional<std::string>& name, bool replaces);
+  // Throws SessionClosedError where the session was closed since the reservation.
+  void Add(std::weak_ptr<SessionMember> member, const Reservation& reservation);
+  // From now on the name is this member's. Who had it before goes on without being found by it.
+  void TakeName(const Reservation& reservation);
+  // Forgets the member, and gives its name free. Once for each reservation.
+  void Remove(const Reservation& reservation);
 
   // The open ones, in order of creation.
   std::vector<std::shared_ptr<SessionMember>> Members();
+  // Those among them whose names are theirs.
+  std::vector<std::shared_ptr<SessionMember>> NamedMembers();
 
-  // Closes all members, the newest first. Nothing is closed if one of them can't be. Idempotent.
-  void Close();
+  // Closes all members, the newest first. Nothing is closed if one of them can't be, or where
+  // `all_or_none` says so if waiting was given up. Throws GaveUpWaiting. Idempotent.
+  void Close(const KeepWaiting& keep_waiting, bool all_or_none);
 
   // Keeps a member that was closed or dropped while its code runs, or while threads that do not
   // know of it are to run its destructors.
@@ -66,27 +94,32 @@ class Session {
   // Unloads deferred members whose code is no longer needed.
   void ReleaseDeferred();
 
-  std::atomic<uint64_t> objects{0};   // in memory now
-  std::atomic<uint64_t> symbols{0};   // in the dylibs' tables now
-  std::atomic<uint64_t> loads{0};     // that ever succeeded
-  std::atomic<uint64_t> retained{0};  // closed or dropped dylibs whose code is still needed
+  // A member was closed or dropped, and its code is still needed; it is no longer. Neither throws.
+  void Retain(SessionMember& member);
+  void Release(SessionMember& member);
+  // The members for which that holds.
+  std::vector<std::shared_ptr<SessionMember>> RetainedMembers();
 
-  std::map<std::string, uint64_t> Stats();
+  std::atomic<uint64_t> objects{0};  // in memory now
+  std::atomic<uint64_t> symbols{0};  // in the dylibs' tables now
+  LoadTotals totals;
 
  private:
-  struct Entry {
-    std::string name;
-    std::weak_ptr<SessionMember> member;
-  };
+  class Closing;
 
   const std::string name_;
-  Linker linker_;  // whose names are the keys of the next one
+  const Inspection inspection_;
+  Linker linker_;
   ProcessSymbols process_symbols_;
   Mutex mutex_;
   std::atomic<bool> closed_{false};
-  std::vector<Entry> members_;   // in order of creation
-  std::set<std::string> names_;  // reserved
+  int closers_ = 0;                                           // threads in Close
+  bool finished_ = false;                                     // one of them has closed everything
+  std::map<uint64_t, std::weak_ptr<SessionMember>> members_;  // in order of creation
+  std::map<std::string, uint64_t> names_;                     // the number of who has it
+  uint64_t last_member_ = 0;
   std::vector<std::shared_ptr<SessionMember>> deferred_;
+  llvm::simple_ilist<SessionMember> retained_;
   uint64_t made_up_names_ = 0;
 };
 

@@ -24,6 +24,7 @@ bool IsSuppliedToEachLoad(StringRef symbol) {
       .Cases({"atexit", "at_quick_exit", "pthread_atfork", "__pthread_atfork"}, true)
       .Cases({"__stack_chk_fail_local"}, true)
       .Cases({"__cpu_model", "__cpu_features2", "__cpu_indicator_init"}, true)
+      .Case("__aarch64_cpu_features", true)
       .Default(false);
 }
 

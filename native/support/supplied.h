@@ -13,6 +13,10 @@ namespace object_loader {
 
 const Archive& SuppliedArchive();
 
+// The extension's own copy of a function that a linker would put into each library; null where it
+// has none. One is enough where the function only computes, and saves each load a member.
+const void* SuppliedFunction(llvm::StringRef symbol);
+
 // Whether each load has to have its own definition of the symbol, whatever the process defines:
 // functions that must know which library calls them, data that is referred to as if it were near.
 bool IsSuppliedToEachLoad(llvm::StringRef symbol);

@@ -45,10 +45,17 @@ extern void __stack_chk_fail(void);
 void __stack_chk_fail_local(void) { __stack_chk_fail(); }
 #endif
 
-/* glibc exports these since 2.33; before, only what they call here. On x86-64 there is one layout
- * of `struct stat`, which the versions 1 of stat and 0 of mknod stand for.
+/* glibc exports these since 2.33; before, only what they call here. There is one layout of `struct
+ * stat` for each processor, which these versions stand for.
  */
 #ifdef SUPPORT_stat
+#ifdef __x86_64__
+#define STAT_VERSION 1
+#else
+#define STAT_VERSION 0
+#endif
+#define MKNOD_VERSION 0
+
 struct stat;
 typedef unsigned int mode;
 typedef unsigned long device;
@@ -60,32 +67,32 @@ extern int __fxstatat(int version, int folder, const char* path, struct stat* st
 extern int __xmknod(int version, const char* path, mode permissions, device* number);
 extern int __xmknodat(int version, int folder, const char* path, mode permissions, device* number);
 
-int stat(const char* path, struct stat* status) { return __xstat(1, path, status); }
-int stat64(const char* path, struct stat* status) { return __xstat(1, path, status); }
-int fstat(int file, struct stat* status) { return __fxstat(1, file, status); }
-int fstat64(int file, struct stat* status) { return __fxstat(1, file, status); }
-int lstat(const char* path, struct stat* status) { return __lxstat(1, path, status); }
-int lstat64(const char* path, struct stat* status) { return __lxstat(1, path, status); }
+int stat(const char* path, struct stat* status) { return __xstat(STAT_VERSION, path, status); }
+int stat64(const char* path, struct stat* status) { return __xstat(STAT_VERSION, path, status); }
+int fstat(int file, struct stat* status) { return __fxstat(STAT_VERSION, file, status); }
+int fstat64(int file, struct stat* status) { return __fxstat(STAT_VERSION, file, status); }
+int lstat(const char* path, struct stat* status) { return __lxstat(STAT_VERSION, path, status); }
+int lstat64(const char* path, struct stat* status) { return __lxstat(STAT_VERSION, path, status); }
 
 int fstatat(int folder, const char* path, struct stat* status, int flags) {
-  return __fxstatat(1, folder, path, status, flags);
+  return __fxstatat(STAT_VERSION, folder, path, status, flags);
 }
 
 int fstatat64(int folder, const char* path, struct stat* status, int flags) {
-  return __fxstatat(1, folder, path, status, flags);
+  return __fxstatat(STAT_VERSION, folder, path, status, flags);
 }
 
 int mknod(const char* path, mode permissions, device number) {
-  return __xmknod(0, path, permissions, &number);
+  return __xmknod(MKNOD_VERSION, path, permissions, &number);
 }
 
 int mknodat(int folder, const char* path, mode permissions, device number) {
-  return __xmknodat(0, folder, path, permissions, &number);
+  return __xmknodat(MKNOD_VERSION, folder, path, permissions, &number);
 }
 #endif
 
-/* bfloat16 is the upper half of a float, and travels in the lower half of an SSE register's first
- * four bytes. libgcc has these since GCC 13.
+/* bfloat16 is the upper half of a float, and travels in the first two bytes of a register of
+ * vectors. libgcc has these since GCC 13.
  */
 #ifdef SUPPORT_bfloat16
 typedef int vector __attribute__((vector_size(16)));
@@ -125,8 +132,12 @@ static vector Round(unsigned bits) {
 
 vector __truncsfbf2(float value) { return Round(Bits(value)); }
 TRUNCATE(__truncdfbf2, double)
+#ifdef __x86_64__
 TRUNCATE(__truncxfbf2, long double)
 TRUNCATE(__trunctfbf2, __float128)
+#else
+TRUNCATE(__trunctfbf2, long double)
+#endif
 
 float __extendbfsf2(vector packed) {
   unsigned bits = (unsigned)packed[0] << 16;

@@ -1,17 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check that the installed apache-tvm-ffi is one that the native module can run with.
+"""Check that this is the main interpreter, and that the installed apache-tvm-ffi serves.
 
 This is imported first: libtvm_ffi has to be in the process before the native module, and an
 unsuitable one has to be named before anything else fails because of it.
 """
 
-import tvm_ffi
+import importlib
+
+
+def _is_main_interpreter() -> bool:
+    # tvm-ffi would fail in others with an error of its own. Where Python has neither of these
+    # modules, the native module tells.
+    for name in ("_interpreters", "_xxsubinterpreters"):
+        try:
+            interpreters = importlib.import_module(name)
+        except ImportError:
+            continue
+        return bool(interpreters.get_current() == interpreters.get_main())
+    return True
+
+
+if not _is_main_interpreter():
+    raise ImportError(
+        "tvm_ffi_object_loader cannot be imported in a second interpreter of a process: import it "
+        "in the main interpreter"
+    )
+
+import tvm_ffi  # noqa: E402 (in another interpreter it fails in its own way)
 
 # The oldest release that the package is tested with, as in pyproject.toml.
-OLDEST_TVM_FFI = (0, 1, 15)
+OLDEST_TVM_FFI = (0, 1, 9)
 
-# A development build without version information calls itself 0.0.0.
-if (0, 0, 0) < tuple(tvm_ffi.__version_tuple__[:3]) < OLDEST_TVM_FFI:
+_INSTALLED = f"apache-tvm-ffi {tvm_ffi.__version__}, which is installed"
+
+# The first release doesn't have it. A development build without version information calls itself
+# 0.0.0.
+if (0, 0, 0) < tuple(getattr(tvm_ffi, "__version_tuple__", (0, 1))[:3]) < OLDEST_TVM_FFI:
     raise ImportError(
         f"tvm_ffi_object_loader needs apache-tvm-ffi >= {'.'.join(map(str, OLDEST_TVM_FFI))}, but "
         f"{tvm_ffi.__version__} is installed: pip install --upgrade apache-tvm-ffi",
@@ -21,11 +45,19 @@ if (0, 0, 0) < tuple(tvm_ffi.__version_tuple__[:3]) < OLDEST_TVM_FFI:
 try:
     from . import _native as _native
 except ImportError as error:
-    if "TVMFFI" not in str(error) and "tvm3ffi" not in str(error):
+    reason = str(error)
+    if reason.startswith("libtvm_ffi differs: "):
+        raise ImportError(
+            f"tvm_ffi_object_loader cannot work with {_INSTALLED}: "
+            f"{reason.removeprefix('libtvm_ffi differs: ')}. Install another release of either: "
+            "pip install --upgrade apache-tvm-ffi tvm-ffi-object-loader",
+            name="tvm_ffi",
+        ) from error
+    if "TVMFFI" not in reason and "tvm3ffi" not in reason:
         raise
     # tvm-ffi's headers refer to more of its library with each release.
     raise ImportError(
-        f"tvm_ffi_object_loader was built with a newer apache-tvm-ffi than {tvm_ffi.__version__}, "
-        f"which is installed: pip install --upgrade apache-tvm-ffi ({error})",
+        f"tvm_ffi_object_loader needs more of tvm-ffi's library than there is in {_INSTALLED}: pip "
+        f"install --upgrade apache-tvm-ffi ({reason})",
         name="tvm_ffi",
     ) from error

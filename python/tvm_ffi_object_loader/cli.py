@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command-line interface: ``python -m tvm_ffi_object_loader demo``.
+"""The command-line interface: ``tvm-ffi-object-loader``, or ``python -m tvm_ffi_object_loader``.
 
-The demo compiles the shipped sources, loads the objects one after the other into one session, calls
-a function of each, and prints what each step took.
+Its exit status is 0 for success, 1 where something is wrong with a file or failed, and 2 for wrong
+arguments. The demo compiles the shipped sources, loads the objects one after the other into one
+session, calls a function of each, and prints what each step took.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import shlex
 import shutil
@@ -17,12 +20,19 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import tvm_ffi
 from tvm_ffi import libinfo
 
 from . import Dylib, ObjectLoaderError, Session, __version__, _native
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from _typeshed import SupportsWrite
+
+    _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 _T = TypeVar("_T")
 
@@ -135,6 +145,141 @@ def _demo() -> int:
     return 0
 
 
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-l",
+        "--library",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a shared library (.so) or an object to load along",
+    )
+    parser.add_argument(
+        "--whole-archive",
+        action="store_true",
+        dest="whole",
+        help="link all members of archives, not only those that are needed",
+    )
+
+
+def _add_inspect(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="show what is in files, and whether they would load here",
+        description=(
+            "Show what is in objects, archives and other files, and whether they would load here. "
+            "Nothing of them is run, unless --run is given. The status is 1 if one would not load."
+        ),
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="print JSON, a list of inspections")
+    parser.add_argument(
+        "--together", action="store_true", help="link all files together, not each for itself"
+    )
+    _add_run(parser)
+    _add_common(parser)
+    parser.set_defaults(run="run_inspect")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run",
+        action="store_true",
+        dest="run_code",
+        help="load the file, and call what its object has to say of its functions",
+    )
+
+
+def _add_others(commands: _Commands) -> None:
+    call = commands.add_parser(
+        "call",
+        help="load a file and call a function of it",
+        description=(
+            "Load a file, call a function of it, and print what it returns. Arguments are Python "
+            "literals, and strings where they are none. Put -- before those that begin with a dash "
+            "and are no numbers."
+        ),
+    )
+    call.add_argument("--time", action="store_true", help="also call it many times: how long?")
+    _add_common(call)
+    call.add_argument("file", metavar="FILE")
+    call.add_argument("name", metavar="NAME")
+    call.add_argument("arguments", nargs="*", metavar="ARGUMENT")
+    call.set_defaults(run="run_call")
+    stub = commands.add_parser(
+        "stub",
+        help="print a .pyi with the functions of a file",
+        description="Print a .pyi with the functions of a file, as far as they are known.",
+    )
+    stub.add_argument("file", metavar="FILE")
+    _add_run(stub)
+    _add_common(stub)
+    stub.set_defaults(run="run_stub")
+    symbols = commands.add_parser("symbols", help="show the symbol table of a file")
+    symbols.add_argument("file", metavar="FILE")
+    symbols.add_argument("--json", action="store_true", help="print JSON, a list of symbols")
+    symbols.set_defaults(run="run_symbols", library=[], whole=False)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that does not pass over a failure to print what was asked for."""
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        print(self.format_help(), end="", file=file)
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"{__version__} (LLVM {_native.llvm_version})")
+        parser.exit()
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog="tvm-ffi-object-loader",
+        description="Load compiled object files that export TVM-FFI functions.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version, and exit")
+    commands = parser.add_subparsers(metavar="command", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="compile, load and call the shipped examples, and print what each step takes",
+        description=(
+            "Compile the shipped sources with the machine's C++ compiler ($CXX if it is set), load "
+            "them one after the other into one session, call a function of each, and print what "
+            "each step takes."
+        ),
+    )
+    demo.set_defaults(run=None)
+    _add_inspect(commands)
+    _add_others(commands)
+    return parser.parse_args(argv)
+
+
+def _run_command(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = _parse(argv)
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    if arguments.run is None:
+        status = _demo()
+    else:
+        from . import _commands  # the demo needs none of it
+
+        status = getattr(_commands, arguments.run)(arguments)
+    sys.stdout.flush()
+    return status
+
+
+def _abandon_output() -> None:
+    """Let nothing more be written to the standard output, also not when the process ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command-line interface.
 
@@ -146,31 +291,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0 for success, 1 for a failed step, 2 for a wrong call or no compiler.
+        The exit status: 0 for success, 1 for a failed step or something wrong with a file, 2 for a
+        wrong call or no compiler, 130 after Ctrl-C, 141 where nobody reads the output any more.
 
     Raises
     ------
     SystemExit
         After ``--help``, ``--version``, or arguments that cannot be parsed.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m tvm_ffi_object_loader",
-        description="Load compiled object files that export TVM-FFI functions.",
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"{__version__} (LLVM {_native.llvm_version})"
-    )
-    commands = parser.add_subparsers(metavar="command", required=True)
-    demo = commands.add_parser(
-        "demo",
-        help="compile, load and call the shipped examples, and print what each step takes",
-        description=(
-            "Compile the shipped sources with the machine's C++ compiler ($CXX if it is set), load "
-            "them one after the other into one session, call a function of each, and print what "
-            "each step takes."
-        ),
-    )
-    demo.set_defaults(run=_demo)
-    arguments = parser.parse_args(argv)
-    run: Callable[[], int] = arguments.run
-    return run()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names in files are any bytes
+    try:
+        return _run_command(argv)
+    except KeyboardInterrupt:
+        _abandon_output()
+        return 130
+    except BrokenPipeError:
+        _abandon_output()
+        return 141
+    except OSError as error:
+        _abandon_output()
+        place = error.filename or "standard output"
+        print(f"tvm-ffi-object-loader: {place}: {error.strerror}", file=sys.stderr)
+        return 1

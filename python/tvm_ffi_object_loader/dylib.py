@@ -7,108 +7,43 @@ wrapper, module, function, or dylib linked against it lives; the wrapper holds n
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
+from logging import DEBUG, getLogger
 from typing import TYPE_CHECKING, Any
 
-from ._module import module_class
-from .errors import SessionClosedError
+from .arguments import check_timeout, normalize_objects, require_bool, require_name
+from .errors import FunctionNotFoundError, SessionClosedError
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import TypeAlias
 
     import tvm_ffi
-    from typing_extensions import Buffer, Self
+    from typing_extensions import Self
 
     from ._native import Dylib as NativeDylib
+    from .arguments import Objects
     from .session import Session
+    from .statistics import DylibStats
+    from .symbols import Symbol
 
-    PathLike: TypeAlias = str | os.PathLike[str] | os.PathLike[bytes]
-    ObjectLike: TypeAlias = PathLike | Buffer
-    Objects: TypeAlias = ObjectLike | Sequence[ObjectLike]
-    LinkOrder: TypeAlias = Sequence["Dylib | PathLike"]
-
-
-def normalize_objects(objects: Objects) -> list[str | Buffer]:
-    """Turn every accepted form of ``objects`` into the one that the native module takes.
-
-    Parameters
-    ----------
-    objects
-        A path (`str` or `os.PathLike`), a bytes-like object, or a sequence mixing them.
-
-    Returns
-    -------
-    list
-        Paths as `str` and contents as contiguous bytes-like objects, in the order given.
-
-    Raises
-    ------
-    TypeError
-        If ``objects``, or an element of it, is neither a path nor bytes-like. The message names
-        the type and, for an element, its position.
-    ValueError
-        If the sequence is empty, or a path holds a null character.
-    """
-    single = _normalize_object(objects)
-    if single is not None:
-        return [single]
-    if not isinstance(objects, Sequence):
-        raise TypeError(
-            "objects must be a path, a bytes-like object or a sequence of these, "
-            f"not {type(objects).__name__}"
-        )
-    if not objects:
-        raise ValueError("objects is an empty sequence: there is nothing to load")
-    normalized = []
-    for position, element in enumerate(objects):
-        item = _normalize_object(element)
-        if item is None:
-            raise TypeError(
-                f"objects[{position}] must be a path or a bytes-like object, "
-                f"not {type(element).__name__}"
-            )
-        normalized.append(item)
-    return normalized
+is_logged = getLogger("tvm_ffi_object_loader").isEnabledFor
 
 
-def normalize_path(path: PathLike) -> str:
-    """Turn a path into the form that the native module takes.
+class NotCopied:
+    """What stands for something loaded, of which there is one: its copies are itself."""
 
-    Parameters
-    ----------
-    path
-        A path (`str` or `os.PathLike`).
+    __slots__ = ()
 
-    Returns
-    -------
-    str
-        The path.
+    def __copy__(self) -> Self:
+        """Return the object itself."""
+        return self
 
-    Raises
-    ------
-    ValueError
-        If it holds a null character.
-    """
-    if not isinstance(path, str):
-        path = os.fsdecode(path)
-    if "\0" in path:
-        raise ValueError(f"embedded null character in path {path!r}")
-    return path
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the object itself."""
+        return self
 
 
-def _normalize_object(candidate: Any) -> str | Buffer | None:
-    if isinstance(candidate, (str, os.PathLike)):
-        return normalize_path(candidate)
-    try:
-        view = memoryview(candidate)
-    except TypeError:
-        return None
-    return view if view.c_contiguous else view.tobytes()
-
-
-class Dylib:
+class Dylib(NotCopied):
     """A set of objects with one symbol table: what a shared library is to the system's linker.
 
     Dylibs are made by `Session.create_dylib` and `Session.load`. Objects can be added at any time;
@@ -138,8 +73,7 @@ class Dylib:
     --------
     >>> import tvm_ffi_object_loader as tol
     >>> session = tol.Session()
-    >>> dylib = session.create_dylib("math")
-    >>> dylib.load("math_ops.o")
+    >>> dylib = session.create_dylib("math").load("math_ops.o")
     >>> dylib["simple_add"](1, 2)
     3
     >>> session["math"] is dylib
@@ -188,7 +122,7 @@ class Dylib:
         """Whether the dylib, or its session, has been closed."""
         return self._native.closed
 
-    def load(self, objects: Objects, *, whole_archive: bool = False) -> None:
+    def load(self, objects: Objects, *, whole_archive: bool = False) -> Self:
         """Link objects into the dylib and run their static initializers.
 
         Linking is complete when this returns: nothing is deferred to the first lookup or call.
@@ -203,12 +137,17 @@ class Dylib:
         Parameters
         ----------
         objects
-            A path (`str` or `os.PathLike`), a bytes-like object, or a sequence mixing them. Each
+            A path (`str` or `os.PathLike`), a bytes-like object, or an iterable mixing them. Each
             is an object, an archive or a shared library; shared libraries and thin archives are
             given as paths, and one without a slash is a file in the current folder.
         whole_archive
             Link all members of the archives, not only those that are needed: the linker's
             ``--whole-archive``.
+
+        Returns
+        -------
+        Dylib
+            The dylib itself.
 
         Raises
         ------
@@ -228,7 +167,7 @@ class Dylib:
         TypeError
             If ``objects``, or an element of it, is neither a path nor bytes-like.
         ValueError
-            If the sequence is empty, or a path holds a null character.
+            If the iterable is empty, or a path holds a null character.
 
         Notes
         -----
@@ -239,11 +178,19 @@ class Dylib:
         >>> import pathlib
         >>> import tvm_ffi_object_loader as tol
         >>> dylib = tol.Session().create_dylib()
-        >>> dylib.load(["math_ops.o", pathlib.Path("string_ops.o").read_bytes()])
+        >>> dylib = dylib.load(["math_ops.o", pathlib.Path("string_ops.o").read_bytes()])
         >>> dylib["string_concat"]("a", "b")
         'ab'
         """
-        self._native.load(normalize_objects(objects), whole_archive)
+        require_bool("whole_archive", whole_archive)
+        normalized = normalize_objects(objects)
+        if is_logged(DEBUG):
+            from ._log import load
+
+            load(self, normalized, whole_archive, as_module=False)
+        else:
+            self._native.load(normalized, whole_archive, False)
+        return self
 
     def get_function(self, name: str) -> tvm_ffi.Function:
         """Look up an exported function.
@@ -267,11 +214,18 @@ class Dylib:
         TypeError
             If the name is not a `str`.
         """
-        return self._native.get_function(name)
+        try:
+            return self._native.get_function(name)
+        except TypeError:
+            require_name("a function's name", name)
+            raise
+        except FunctionNotFoundError as error:
+            error.name, error.obj = name, self
+            raise
 
     def __getitem__(self, name: str) -> tvm_ffi.Function:
         """Look up an exported function: the same as `get_function`."""
-        return self._native.get_function(name)
+        return self.get_function(name)
 
     def __contains__(self, name: object) -> bool:
         """Tell whether a function of this name is exported."""
@@ -280,6 +234,89 @@ class Dylib:
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of the exported functions, sorted."""
         return iter(self._native.functions())
+
+    def __len__(self) -> int:
+        """Return how many functions are exported."""
+        return len(self._native.functions())
+
+    def __bool__(self) -> bool:
+        """Return `True`, also where no function is exported."""
+        return True
+
+    def keys(self) -> list[str]:
+        """Return the names of the exported functions, so that ``dict(dylib)`` has all of them.
+
+        Raises
+        ------
+        SessionClosedError
+            If the dylib or its session is closed.
+        """
+        return self._native.functions()
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [] if self.closed else self._native.functions()
+
+    def get_function_metadata(self, name: str) -> dict[str, Any] | None:
+        """Return the metadata of an exported function, as of a `tvm_ffi.Module`.
+
+        Parameters
+        ----------
+        name
+            The function's name.
+
+        Returns
+        -------
+        dict or None
+            ``{"type_schema": ...}``, or `None` where the object was compiled without metadata.
+
+        Raises
+        ------
+        FunctionNotFoundError
+            If no loaded object exports the function.
+        SessionClosedError
+            If the dylib or its session is closed.
+        TypeError
+            If the name is not a `str`.
+        ValueError
+            If the metadata is no JSON object.
+
+        Notes
+        -----
+        Metadata is made by code of the object, which is called.
+        """
+        self.get_function(name)
+        from .functions import metadata_of  # few need it, and it takes long
+
+        return metadata_of(self._native, name)
+
+    def get_function_doc(self, name: str) -> str | None:
+        """Return the documentation of an exported function, as of a `tvm_ffi.Module`.
+
+        Parameters
+        ----------
+        name
+            The function's name.
+
+        Returns
+        -------
+        str or None
+            The documentation, or `None` where the object has none.
+
+        Raises
+        ------
+        FunctionNotFoundError
+            If no loaded object exports the function.
+        SessionClosedError
+            If the dylib or its session is closed.
+        TypeError
+            If the name is not a `str`.
+
+        Notes
+        -----
+        The documentation is returned by code of the object, which is called.
+        """
+        self.get_function(name)
+        return self._native.doc(name)
 
     @property
     def functions(self) -> list[str]:
@@ -291,6 +328,22 @@ class Dylib:
             If the dylib or its session is closed.
         """
         return self._native.functions()
+
+    @property
+    def symbols(self) -> Sequence[Symbol]:
+        """The functions and variables of the dylib's objects that have names, by address.
+
+        Static functions are among them; static and thread-local variables are not, nor is what the
+        loader adds.
+
+        Raises
+        ------
+        SessionClosedError
+            If the dylib is closed.
+        """
+        from .symbols import symbols_of
+
+        return symbols_of(self._session.name, self._native)
 
     def lookup(self, symbol: str) -> int:
         """Look up the address of a symbol of the dylib, its shared libraries or its link order.
@@ -316,7 +369,11 @@ class Dylib:
         TypeError
             If the symbol is not a `str`.
         """
-        return self._native.lookup(symbol)
+        try:
+            return self._native.lookup(symbol)
+        except TypeError:
+            require_name("a symbol", symbol)
+            raise
 
     @property
     def module(self) -> tvm_ffi.Module:
@@ -329,21 +386,50 @@ class Dylib:
         SessionClosedError
             If the dylib or its session is closed.
         """
-        return self._native.module(module_class)
+        return self._native.module()
 
-    def close(self) -> None:
+    def stats(self) -> DylibStats:
+        """Count what the dylib has in memory, who needs it, and what its loads came to.
+
+        A dylib that was closed has figures as well.
+
+        Returns
+        -------
+        DylibStats
+            The figures, each as of some moment of the call.
+        """
+        from .statistics import stats_of_dylib
+
+        return stats_of_dylib(self._native)
+
+    def close(self, timeout: float | None = None) -> None:
         """Unload the dylib now.
 
-        Calls in other threads are waited for. Destructors and ``atexit`` handlers of the objects
-        run, and the memory is freed. Functions and modules that are still held raise
-        `SessionClosedError` when used. Closing twice is fine.
+        Calls in other threads are waited for; Ctrl-C ends the wait. Destructors and ``atexit``
+        handlers of the objects run, and the memory is freed. Functions and modules that are still
+        held raise `SessionClosedError` when used. Closing twice is fine.
+
+        Parameters
+        ----------
+        timeout
+            How many seconds to wait for calls; `None` waits until they have returned.
 
         Raises
         ------
         ObjectLoaderError
             If it is called from within the dylib's own code.
+        TimeoutError
+            If a call still runs after `timeout` seconds. Nothing was closed then.
+        TypeError, ValueError
+            If `timeout` is no number, or negative.
         """
-        self._native.close()
+        seconds = check_timeout(timeout)
+        if is_logged(DEBUG):
+            from ._log import close_dylib
+
+            close_dylib(self, seconds)
+        else:
+            self._native.close(seconds)
 
     def __enter__(self) -> Self:
         """Return the dylib itself."""
@@ -367,6 +453,11 @@ class Dylib:
     def __hash__(self) -> int:
         """Hash by the dylib, as equality does."""
         return hash(self._native.id)
+
+    def _repr_html_(self) -> str:
+        from ._html import show_dylib
+
+        return show_dylib(self)
 
     def __repr__(self) -> str:
         """Show the name, the session, and what is exported."""

@@ -7,7 +7,14 @@ class names, so that an error which passes through C++ arrives in Python as the 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import tvm_ffi
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .dylib import Dylib
 
 
 class ObjectLoaderError(RuntimeError):
@@ -84,14 +91,20 @@ class UndefinedSymbolError(LinkError):
     Parameters
     ----------
     message
-        Every missing symbol, demangled, and the objects that need it.
+        Every missing symbol, demangled, the objects that need it, and the libraries that have it.
     symbols
         The missing symbols.
+    libraries
+        The installed libraries that have some of them.
 
     Attributes
     ----------
     symbols : tuple[str, ...]
         The missing symbols as the linker knows them, all of them.
+    libraries : tuple[str, ...]
+        Paths of installed shared libraries and archives that are known to have missing symbols:
+        what a compiler's driver links without being asked. Loaded together with the objects, they
+        supply them. Empty where the message says another way, such as preloading.
 
     Examples
     --------
@@ -102,10 +115,14 @@ class UndefinedSymbolError(LinkError):
     """
 
     symbols: tuple[str, ...]
+    libraries: tuple[str, ...]
 
-    def __init__(self, message: str, symbols: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, message: str, symbols: tuple[str, ...] = (), libraries: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(message)
         self.symbols = tuple(symbols)
+        self.libraries = tuple(libraries)
 
 
 class DuplicateSymbolError(LinkError):
@@ -182,6 +199,60 @@ class SessionClosedError(ObjectLoaderError):
     """
 
 
+class FrozenCacheError(ObjectLoaderError, LookupError):
+    """A frozen `ObjectCache` lacks the object, or was to be changed.
+
+    Parameters
+    ----------
+    message
+        The cache's folder, and the key that it lacks or what was asked for.
+
+    Examples
+    --------
+    >>> import tvm_ffi_object_loader as tol
+    >>> folder = tol.ObjectCache("kernels").path
+    >>> cache = tol.ObjectCache(folder, frozen=True)
+    >>> try:
+    ...     cache.get_or_compile("scale", lambda: b"never called")
+    ... except tol.FrozenCacheError:
+    ...     print("missing")
+    missing
+    """
+
+
+class LoadAllError(ObjectLoaderError):
+    """Some of the loads of `Session.load_all` failed; the others are done.
+
+    Parameters
+    ----------
+    message
+        How many failed, and for each what was to be loaded and why it cannot be.
+    results
+        What came of each, in order.
+
+    Attributes
+    ----------
+    results : tuple[Dylib or Exception, ...]
+        For each of what was to be loaded, in order, its dylib, or the exception. Dylibs that
+        nobody takes from here are unloaded when the error goes.
+
+    Examples
+    --------
+    >>> import tvm_ffi_object_loader as tol
+    >>> try:
+    ...     tol.default_session().load_all(["math_ops.o", b"not an object"])
+    ... except tol.LoadAllError as error:
+    ...     [type(result).__name__ for result in error.results]
+    ['Dylib', 'ObjectFormatError']
+    """
+
+    results: tuple[Dylib | Exception, ...]
+
+    def __init__(self, message: str, results: Iterable[Dylib | Exception] = ()) -> None:
+        super().__init__(message)
+        self.results = tuple(results)
+
+
 for _error in (
     ObjectLoaderError,
     ObjectFormatError,
@@ -190,6 +261,8 @@ for _error in (
     DuplicateSymbolError,
     FunctionNotFoundError,
     SessionClosedError,
+    FrozenCacheError,
+    LoadAllError,
 ):
     tvm_ffi.register_error(_error.__name__, _error)
 del _error

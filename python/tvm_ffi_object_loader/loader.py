@@ -1,31 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ObjectLoader, load_module, and ``tvm_ffi.load_module`` for ``.o`` and ``.a`` files.
+"""ObjectLoader and load_module: the shortest ways to load objects.
 
-The shortest ways to load objects, all of them built on `Session` and `Dylib`.
+They are built on `Session` and `Dylib`.
 """
 
 from __future__ import annotations
 
-import copy
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import tvm_ffi
-from tvm_ffi import core
-
-from .errors import DuplicateSymbolError, UndefinedSymbolError
-from .session import Session, default_session
+from .dylib import NotCopied
+from .process_session import default_session
+from .session import Session
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    import tvm_ffi
     from typing_extensions import Self
 
-    from .dylib import Dylib, Objects
+    from .arguments import LinkOrder, Objects
+    from .dylib import Dylib
 
 
-class ObjectLoader:
+class ObjectLoader(NotCopied):
     """One dylib to load objects into, one after the other.
 
     It is the simplest way from an object file to a function. It is a context manager; without
@@ -37,15 +35,19 @@ class ObjectLoader:
         A name for the dylib that no live dylib of the session has; one is made up if it is `None`.
     session
         The session to make the dylib in; the default session if it is `None`.
+    link_order
+        As for `Session.create_dylib`.
 
     Raises
     ------
     ObjectLoaderError
-        If the name is taken.
-    SessionClosedError
-        If the session is closed.
+        As `Session.create_dylib` raises it, with all its subclasses.
+    OSError
+        If a shared library cannot be read.
     TypeError
         If an argument is of another type.
+    ValueError
+        If the name is the path of an object.
 
     Examples
     --------
@@ -59,12 +61,28 @@ class ObjectLoader:
 
     __slots__ = ("__weakref__", "_dylib")
 
-    def __init__(self, name: str | None = None, session: Session | None = None) -> None:
+    def __init__(
+        self,
+        name: str | None = None,
+        session: Session | None = None,
+        *,
+        link_order: LinkOrder = (),
+    ) -> None:
         if session is None:
             session = default_session()
         elif not isinstance(session, Session):
             raise TypeError(f"session must be a Session, not {type(session).__name__}")
-        self._dylib = session.create_dylib(name)
+        if name is not None and not isinstance(name, str):
+            raise TypeError(
+                f"name must be a str, not {type(name).__name__}: objects are given to load(), as "
+                "in ObjectLoader().load(objects)"
+            )
+        if name is not None and name.endswith((".a", ".o", ".so")):
+            raise ValueError(
+                f"name {name!r} is that of a file: objects are given to load(), as in "
+                f"ObjectLoader().load({name!r})"
+            )
+        self._dylib = session.create_dylib(name, link_order)
 
     @property
     def dylib(self) -> Dylib:
@@ -104,7 +122,7 @@ class ObjectLoader:
         Parameters
         ----------
         objects
-            A path (`str` or `os.PathLike`), a bytes-like object, or a sequence mixing them. Each
+            A path (`str` or `os.PathLike`), a bytes-like object, or an iterable mixing them. Each
             is an object or an archive, as for `Dylib.load`. The ones given together may refer to
             each other and to what was loaded before. Of archives that are given without any
             object, the members with TVM-FFI functions are linked, and what these need.
@@ -125,7 +143,7 @@ class ObjectLoader:
         TypeError
             If ``objects``, or an element of it, is neither a path nor bytes-like.
         ValueError
-            If the sequence is empty, or a path holds a null character.
+            If the iterable is empty, or a path holds a null character.
         """
         self._dylib.load(objects, whole_archive=whole_archive)
         return self
@@ -166,15 +184,30 @@ class ObjectLoader:
         """Iterate over the names of the exported functions, sorted."""
         return iter(self._dylib)
 
-    def close(self) -> None:
+    def _ipython_key_completions_(self) -> list[str]:
+        return self._dylib._ipython_key_completions_()
+
+    def _repr_html_(self) -> str:
+        return self._dylib._repr_html_()
+
+    def close(self, timeout: float | None = None) -> None:
         """Unload the objects now: `Dylib.close`.
+
+        Parameters
+        ----------
+        timeout
+            As for `Dylib.close`.
 
         Raises
         ------
         ObjectLoaderError
             If it is called from within the loaded code.
+        TimeoutError
+            If a call still runs after `timeout` seconds. Nothing was closed then.
+        TypeError, ValueError
+            If `timeout` is no number, or negative.
         """
-        self._dylib.close()
+        self._dylib.close(timeout)
 
     def __enter__(self) -> Self:
         """Return the loader itself."""
@@ -194,16 +227,29 @@ class ObjectLoader:
         return f"<ObjectLoader into {self._dylib!r}>"
 
 
-def load_module(objects: Objects, *, whole_archive: bool = False) -> tvm_ffi.Module:
+def load_module(
+    objects: Objects,
+    *,
+    name: str | None = None,
+    link_order: LinkOrder = (),
+    whole_archive: bool = False,
+    replace: bool = False,
+) -> tvm_ffi.Module:
     """Load objects into a new dylib of the default session and return it as a module.
 
     Parameters
     ----------
     objects
-        A path (`str` or `os.PathLike`), a bytes-like object, or a sequence mixing them; each is an
+        A path (`str` or `os.PathLike`), a bytes-like object, or an iterable mixing them; each is an
         object or an archive, as for `Dylib.load`.
+    name
+        As for `Session.create_dylib`.
+    link_order
+        As for `Session.create_dylib`.
     whole_archive
         As for `Dylib.load`.
+    replace
+        As for `Session.load`.
 
     Returns
     -------
@@ -220,7 +266,7 @@ def load_module(objects: Objects, *, whole_archive: bool = False) -> tvm_ffi.Mod
     TypeError
         If ``objects``, or an element of it, is neither a path nor bytes-like.
     ValueError
-        If the sequence is empty, or a path holds a null character.
+        If the iterable is empty, or a path holds a null character.
 
     Examples
     --------
@@ -228,53 +274,6 @@ def load_module(objects: Objects, *, whole_archive: bool = False) -> tvm_ffi.Mod
     >>> tol.load_module("math_ops.o").simple_add(1, 2)
     3
     """
-    return default_session().load_module(objects, whole_archive=whole_archive)
-
-
-# tvm-ffi carries an error's kind and message from a callback to its caller, and makes the exception
-# anew from these. What else an exception holds (`.symbols`, `.filename`) waits here meanwhile.
-_returning = threading.local()
-
-
-def _restore(kind: str, default: Callable[[str], BaseException]) -> None:
-    def new(_cls: type, message: str) -> BaseException:
-        error: BaseException | None = getattr(_returning, "error", None)
-        _returning.error = None
-        if error is not None and type(error).__name__ == kind and str(error) == message:
-            return error
-        return default(message)
-
-    # tvm-ffi takes nothing but a class here.
-    core.ERROR_NAME_TO_TYPE[kind] = type(kind, (), {"__new__": new})
-
-
-def _load_from_file(path: str, _format: str) -> tvm_ffi.Module:
-    try:
-        return load_module(str(path))
-    except (OSError, UndefinedSymbolError, DuplicateSymbolError) as error:
-        kind = type(error).__name__
-        if kind not in core.ERROR_NAME_TO_TYPE:
-            _restore(kind, RuntimeError)
-        _returning.error = copy.copy(error)
-        error.__dict__["__tvm_ffi_error__"] = core.Error(kind, str(error), "")
-        raise
-
-
-def register_with_tvm_ffi() -> None:
-    """Let ``tvm_ffi.load_module`` load ``.o`` and ``.a`` files through the default session.
-
-    tvm-ffi makes the module, so that its functions are plain `tvm_ffi.Function` objects: calls take
-    as long as those of a dlopened library's.
-
-    It is done when the package is imported, and doing it again changes nothing.
-
-    Raises
-    ------
-    RuntimeError
-        If tvm-ffi refuses the registration.
-    """
-    for cls in (UndefinedSymbolError, DuplicateSymbolError):
-        _restore(cls.__name__, cls)
-    for suffix in ("o", "a"):
-        loader = f"ffi.Module.load_from_file.{suffix}"
-        tvm_ffi.register_global_func(loader, _load_from_file, override=True)
+    return default_session().load_module(
+        objects, name=name, link_order=link_order, whole_archive=whole_archive, replace=replace
+    )

@@ -11,12 +11,22 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterable, Iterator, Mapping
+from logging import DEBUG
+from typing import TYPE_CHECKING, Literal
 
 from . import _native
-from .dylib import Dylib, normalize_objects, normalize_path
-from .errors import ObjectFormatError, ObjectLoaderError
+from .arguments import (
+    check_timeout,
+    normalize_libraries,
+    normalize_link_order,
+    normalize_objects,
+    require_bool,
+    require_name,
+    wants_debug,
+    wants_profile,
+)
+from .dylib import Dylib, NotCopied, is_logged
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,18 +34,14 @@ if TYPE_CHECKING:
     import tvm_ffi
     from typing_extensions import Self
 
-    from .dylib import LinkOrder, Objects
-
-
-def _shown(objects: Objects) -> str:
-    if isinstance(objects, (str, os.PathLike)):
-        return os.fsdecode(objects)
-    return ", ".join(map(str, normalize_objects(objects)))
+    from .arguments import LinkOrder, Objects, PathLike
+    from .statistics import SessionStats
+    from .symbols import Location
 
 
 _serial_numbers = itertools.count(1)
 
-# For the wrappers of all sessions, and for making the default one. Reentrant: making a wrapper can
+# For the wrappers of all sessions. Reentrant: making a wrapper can
 # start a garbage collection whose finalizers come here. Taken over a fork, so that a child never
 # finds it taken by a thread that it does not have.
 _lock = threading.RLock()
@@ -44,27 +50,7 @@ os.register_at_fork(
 )
 
 
-def _link_entries(link_order: LinkOrder) -> list[_native.Dylib | str]:
-    if not isinstance(link_order, Sequence) or isinstance(link_order, (str, bytes)):
-        raise TypeError(
-            "link_order must be a sequence of Dylib objects and paths, "
-            f"not {type(link_order).__name__}"
-        )
-    entries: list[_native.Dylib | str] = []
-    for position, entry in enumerate(link_order):
-        if isinstance(entry, Dylib):
-            entries.append(entry._native)
-        elif isinstance(entry, (str, os.PathLike)):
-            entries.append(normalize_path(entry))
-        else:
-            raise TypeError(
-                f"link_order[{position}] must be a Dylib or the path of a shared library, "
-                f"not {type(entry).__name__}"
-            )
-    return entries
-
-
-class Session:
+class Session(NotCopied):
     """Dylibs that can be linked against each other, with the memory that they share.
 
     Sessions are independent: closing one touches no other. They cost little, so that one for each
@@ -75,13 +61,32 @@ class Session:
     ----------
     name
         A name for messages; one is made up if it is `None`. It need not be unique.
+    libraries
+        Paths of shared libraries, which come last in the link order of every dylib that is made in
+        the session: what its objects need and the process does not have, such as the runtime
+        library of a compiler.
+    debug
+        Let debuggers see what is loaded, as they see a library: names, source lines and variables,
+        as far as the objects have debug information (``-g``); and breakpoints. It costs time and
+        memory for each load. `None` stands for whether the environment variable
+        ``TVM_FFI_OBJECT_LOADER_DEBUG`` is 1.
+    profile
+        ``"perf"`` lets Linux's perf know what is loaded, by ``/tmp/perf-PID.map`` and by
+        ``jit-PID.dump``, in the folder that the environment variable ``JITDUMPDIR`` names or else
+        in the current one. Both files stay when the process ends. `None` stands for what the
+        environment variable ``TVM_FFI_OBJECT_LOADER_PROFILE`` says.
 
     Raises
     ------
     ObjectLoaderError
         If the session cannot be set up.
+    OSError
+        If the files of the profile cannot be written.
     TypeError
-        If the name is not a `str`.
+        If the name is not a `str`, a library not a path, or `debug` not a `bool`.
+    ValueError
+        If a path holds a null character, or there is no such kind of profile, or one of the
+        environment variables has another value.
 
     Examples
     --------
@@ -95,10 +100,24 @@ class Session:
     True
     """
 
-    __slots__ = ("__weakref__", "_native", "_wrappers")
+    __slots__ = ("__weakref__", "_libraries", "_native", "_wrappers")
 
-    def __init__(self, name: str | None = None) -> None:
-        self._native = _native.Session(f"session{next(_serial_numbers)}" if name is None else name)
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        libraries: Iterable[PathLike] = (),
+        debug: bool | None = None,
+        profile: Literal["perf"] | None = None,
+    ) -> None:
+        if name is not None:
+            require_name("a session's name", name)
+        self.libraries = libraries
+        self._native = _native.Session(
+            f"session{next(_serial_numbers)}" if name is None else name,
+            wants_debug(debug),
+            wants_profile(profile),
+        )
         self._wrappers: weakref.WeakValueDictionary[int, Dylib] = weakref.WeakValueDictionary()
 
     def _wrap(self, native: _native.Dylib) -> Dylib:
@@ -120,10 +139,30 @@ class Session:
         return self._native.closed
 
     @property
+    def libraries(self) -> tuple[str, ...]:
+        """The shared libraries that come last in the link order of every new dylib.
+
+        They can be set, also for the default session, for dylibs that are made from then on.
+
+        Raises
+        ------
+        TypeError
+            If a path, or anything but paths, is set.
+        ValueError
+            If a path holds a null character.
+        """
+        return self._libraries
+
+    @libraries.setter
+    def libraries(self, libraries: Iterable[PathLike]) -> None:
+        self._libraries = normalize_libraries(libraries)
+
+    @property
     def dylibs(self) -> dict[str, Dylib]:
         """The live dylibs by name, in order of creation.
 
         The `dict` is a snapshot, and holding it holds the dylibs. It is empty for a closed session.
+        Dylibs whose name another one got (``replace=True``) are not among them.
         """
         if self._native.closed:
             return {}
@@ -137,10 +176,10 @@ class Session:
         name
             A name that no live dylib of the session has; one is made up if it is `None`.
         link_order
-            Dylibs of this session and paths of shared libraries (``.so``), searched in this order
-            for what the new one does not define itself. They stay loaded for as long as the new one
-            is. The libraries are opened privately; a path without a slash is a file in the current
-            folder.
+            Dylibs of this session (or loaders into them) and paths of shared libraries (``.so``),
+            searched in this order for what the new one does not define itself, and before the
+            session's `libraries`. They stay loaded for as long as the new one is. The libraries are
+            opened privately; a path without a slash is a file in the current folder.
 
         Returns
         -------
@@ -172,10 +211,22 @@ class Session:
         >>> session.create_dylib("app", link_order=[base]).link_order == [base]
         True
         """
-        entries = _link_entries(link_order) if link_order != () else []
-        native = self._native.create_dylib(name, entries)
+        return self._create(name, normalize_link_order(link_order), replace=False)
+
+    def _create(
+        self, name: str | None, entries: list[_native.Dylib | str], *, replace: bool
+    ) -> Dylib:
+        if name is not None:
+            require_name("a dylib's name", name)
+        linked = [*entries, *self._libraries]
+        native = self._native.create_dylib(name, linked, replace)
         with _lock:
-            return self._wrap_new(native)
+            dylib = self._wrap_new(native)
+        if linked and is_logged(DEBUG):
+            from ._log import tell_created
+
+            tell_created(dylib)
+        return dylib
 
     def load(
         self,
@@ -184,6 +235,7 @@ class Session:
         name: str | None = None,
         link_order: LinkOrder = (),
         whole_archive: bool = False,
+        replace: bool = False,
     ) -> Dylib:
         """Load objects into a new dylib: `create_dylib` and `Dylib.load` in one step.
 
@@ -197,6 +249,9 @@ class Session:
             As for `create_dylib`.
         whole_archive
             As for `Dylib.load`.
+        replace
+            Give the name to the new dylib if another one has it. Whoever holds the other one, its
+            module or its functions keeps that; only its name is gone from the session.
 
         Returns
         -------
@@ -212,25 +267,55 @@ class Session:
         TypeError
             If an argument is of another type.
         ValueError
-            If ``objects`` is an empty sequence, or a path holds a null character.
+            If ``objects`` has no elements, a path holds a null character, or there is no name to
+            replace.
 
         Notes
         -----
-        When it raises, the session is as it was before: the name is free.
+        When it raises, the session is as it was before: the name is free, or the other dylib's.
+
+        Examples
+        --------
+        >>> import tvm_ffi_object_loader as tol
+        >>> session = tol.Session()
+        >>> first = session.load("math_ops.o", name="math")
+        >>> second = session.load("math_ops.o", name="math", replace=True)
+        >>> session["math"] is second
+        True
+        >>> first["simple_add"](1, 2)
+        3
         """
-        return self._load(objects, name, link_order, whole_archive)[0]
+        return self._load(objects, name, normalize_link_order(link_order), whole_archive, replace)
 
     def _load(
-        self, objects: Objects, name: str | None, link_order: LinkOrder, whole_archive: bool
-    ) -> tuple[Dylib, bool]:
-        """Return the new dylib, and whether anything but shared libraries was loaded."""
+        self,
+        objects: Objects,
+        name: str | None,
+        entries: list[_native.Dylib | str],
+        whole_archive: bool,
+        replace: bool,
+        as_module: bool = False,
+    ) -> Dylib:
+        if whole_archive is not False or replace is not False:  # a call of each takes its time
+            require_bool("whole_archive", whole_archive)
+            require_bool("replace", replace)
+        if replace and name is None:
+            raise ValueError("replace=True needs the name of the dylib to replace: name='...'")
         normalized = normalize_objects(objects)
-        dylib = self.create_dylib(name, link_order)
+        dylib = self._create(name, entries, replace=replace)
         try:
-            return dylib, dylib._native.load(normalized, whole_archive)
+            if is_logged(DEBUG):
+                from ._log import load
+
+                load(dylib, normalized, whole_archive, as_module)
+            else:
+                dylib._native.load(normalized, whole_archive, as_module)
         except BaseException:
-            dylib.close()
+            dylib._native.close(None)
             raise
+        if replace:
+            dylib._native.take_name()
+        return dylib
 
     def load_module(
         self,
@@ -239,6 +324,7 @@ class Session:
         name: str | None = None,
         link_order: LinkOrder = (),
         whole_archive: bool = False,
+        replace: bool = False,
     ) -> tvm_ffi.Module:
         """Load objects into a new dylib and return it as a module.
 
@@ -252,6 +338,8 @@ class Session:
             As for `create_dylib`.
         whole_archive
             As for `Dylib.load`.
+        replace
+            As for `load`.
 
         Returns
         -------
@@ -269,7 +357,7 @@ class Session:
         TypeError
             If an argument is of another type.
         ValueError
-            If ``objects`` is an empty sequence, or a path holds a null character.
+            As `load` raises it.
 
         Examples
         --------
@@ -278,14 +366,84 @@ class Session:
         >>> session.load_module("math_ops.o").simple_add(1, 2)
         3
         """
-        dylib, any_object = self._load(objects, name, link_order, whole_archive)
-        if not any_object:
-            dylib.close()
-            raise ObjectFormatError(
-                f"{_shown(objects)}: a shared library without an object has no functions to make a "
-                "module of; use tvm_ffi.load_module for those that the library itself exports"
-            )
-        return dylib.module
+        entries = normalize_link_order(link_order)
+        return self._load(objects, name, entries, whole_archive, replace, as_module=True).module
+
+    def load_all(
+        self,
+        objects: Iterable[Objects] | Mapping[str, Objects],
+        *,
+        threads: int | None = None,
+        progress: bool = False,
+        link_order: LinkOrder = (),
+        whole_archive: bool = False,
+        replace: bool = False,
+    ) -> list[Dylib]:
+        """Load each of many objects into a dylib of its own, several at a time.
+
+        What cannot be loaded keeps nothing else from being loaded.
+
+        Parameters
+        ----------
+        objects
+            For each dylib what `load` takes: a path, bytes, or a list of these; or a mapping to
+            that from the names of the dylibs. An iterator is read as the loads go on, in this
+            thread, so that it can make the objects.
+        threads
+            How many threads load, and run the objects' static initializers; 1 is the calling
+            thread alone. `None` stands for one for each processor that this process may use.
+        progress
+            Show a progress bar on standard error, or in a notebook. It needs rich, which the extra
+            ``cli`` installs.
+        link_order
+            As for `create_dylib`, for all of them.
+        whole_archive
+            As for `Dylib.load`.
+        replace
+            As for `load`.
+
+        Returns
+        -------
+        list[Dylib]
+            The dylibs, in the order of `objects`.
+
+        Raises
+        ------
+        LoadAllError
+            If some could not be loaded. It names them, with the causes, and has what was loaded.
+        ImportError
+            If there is to be a progress bar, and rich is not installed.
+        TypeError
+            If an argument is of another type.
+        ValueError
+            If there is not one thread, a path in `link_order` holds a null character, or there are
+            no names to replace.
+
+        Notes
+        -----
+        An exception of an iterator, such as a compiler's, is passed on when the loads that were
+        begun have ended; so is Ctrl-C.
+
+        Examples
+        --------
+        >>> import tvm_ffi_object_loader as tol
+        >>> session = tol.Session()
+        >>> dylibs = session.load_all({"math": "math_ops.o", "string": "string_ops.o"}, threads=2)
+        >>> [dylib.name for dylib in dylibs]
+        ['math', 'string']
+        """
+        from ._load_all import load_all  # few need it, and it takes long
+
+        require_bool("whole_archive", whole_archive)
+        require_bool("replace", replace)
+        if replace and not isinstance(objects, Mapping):
+            raise ValueError("replace=True needs names: objects={'name': ...}")
+        entries = normalize_link_order(link_order)
+
+        def load(name: str | None, item: Objects) -> Dylib:
+            return self._load(item, name, entries, whole_archive, replace)
+
+        return load_all(load, objects, threads, progress)
 
     def __getitem__(self, name: str) -> Dylib:
         """Return the live dylib of this name.
@@ -311,39 +469,85 @@ class Session:
         """Iterate over the names of the live dylibs, in order of creation."""
         return iter(self.dylibs)
 
-    def stats(self) -> dict[str, int]:
-        """Count what the session holds.
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.dylibs)
+
+    def _repr_html_(self) -> str:
+        from ._html import show_session
+
+        return show_session(self)
+
+    def symbolize(self, address: int) -> Location | None:
+        """Return what an address is, in the code that this session has loaded.
+
+        Parameters
+        ----------
+        address
+            An address of code, such as a backtrace or a profiler shows.
 
         Returns
         -------
-        dict
-            What is there now: ``dylibs``, ``objects``, ``symbols``; sizes in bytes: ``bytes_code``,
-            ``bytes_constants``, ``bytes_data``, and ``bytes_reserved`` of address space;
-            ``retained``, the dylibs that were closed or dropped and whose code is still needed;
-            and ``loads``, how many loads ever succeeded. A closed session holds nothing else.
+        Location or None
+            What is there; `None` if it is no code of this session's.
+
+        Raises
+        ------
+        TypeError
+            If the address is no `int`.
 
         Examples
         --------
         >>> import tvm_ffi_object_loader as tol
         >>> session = tol.Session()
-        >>> dylib = session.load("math_ops.o")
-        >>> session.stats()["dylibs"]
+        >>> dylib = session.load("math_ops.o", name="math")
+        >>> session.symbolize(dylib.lookup("__tvm_ffi_simple_add") + 1).offset
         1
         """
-        return self._native.stats()
+        from .symbols import symbolize_in
 
-    def close(self) -> None:
+        return symbolize_in(self._native, address)
+
+    def stats(self) -> SessionStats:
+        """Count what the session has in memory, what keeps it there, and what its loads came to.
+
+        A session that was closed has figures as well.
+
+        Returns
+        -------
+        SessionStats
+            The figures, each as of some moment of the call.
+        """
+        from .statistics import stats_of_session
+
+        return stats_of_session(self._native)
+
+    def close(self, timeout: float | None = None) -> None:
         """Unload all dylibs of the session now, and refuse new ones.
 
-        Calls in other threads are waited for. Functions and modules that are still held raise
-        `SessionClosedError` when used. Closing twice is fine.
+        Calls in other threads are waited for; Ctrl-C ends the wait. Functions and modules that are
+        still held raise `SessionClosedError` when used. Closing twice is fine.
+
+        Parameters
+        ----------
+        timeout
+            How many seconds to wait for calls; `None` waits until they have returned.
 
         Raises
         ------
         ObjectLoaderError
             If this is the default session, or it is called from within a dylib's own code.
+        TimeoutError
+            If a call still runs after `timeout` seconds. Nothing was closed then.
+        TypeError, ValueError
+            If `timeout` is no number, or negative.
         """
-        self._native.close()
+        seconds = check_timeout(timeout)
+        if is_logged(DEBUG):
+            from ._log import close_session
+
+            close_session(self, seconds)
+        else:
+            self._native.close(seconds)
 
     def __enter__(self) -> Self:
         """Return the session itself."""
@@ -363,45 +567,3 @@ class Session:
         if self.closed:
             return f"<Session {self.name!r}, closed>"
         return f"<Session {self.name!r}, {len(self.dylibs)} dylib(s)>"
-
-
-class _DefaultSession(Session):
-    __slots__ = ()
-
-    def close(self) -> NoReturn:
-        raise ObjectLoaderError("the default session is never closed; close its dylibs instead")
-
-    def __enter__(self) -> NoReturn:
-        self.close()
-
-
-_default_session: Session | None = None
-
-
-def default_session() -> Session:
-    """Return the session that the whole process shares.
-
-    It is made when it is first asked for, and never closed: its `Session.close` raises.
-
-    Returns
-    -------
-    Session
-        The same object each time.
-
-    Raises
-    ------
-    ObjectLoaderError
-        If the session cannot be set up.
-
-    Examples
-    --------
-    >>> import tvm_ffi_object_loader as tol
-    >>> tol.default_session() is tol.default_session()
-    True
-    """
-    global _default_session
-    if _default_session is None:
-        with _lock:
-            if _default_session is None:
-                _default_session = _DefaultSession("default")
-    return _default_session

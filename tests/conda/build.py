@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the recipe against the stand-in channel, and install the package into a fresh prefix.
 
-usage: build.py WORK   (the folder with channel/; out/ and prefix/ are made there)
+usage: build.py WORK [PLATFORM]   (the folder with channel/; PLATFORM/out and PLATFORM/prefix are
+                                  made there; without PLATFORM it is the one of this machine)
+
+Another platform is built for across, and its package is not run.
 
 Last comes a control, to see that the check of libraries can fail: without `llvm` in host nothing
 makes the package depend on libLLVM, and its build must end in an overlinking error.
@@ -17,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-from rattler import Channel, VirtualPackage, install, solve
+from rattler import Channel, Subdir, VirtualPackage, install, solve
 from rattler.index import index_fs
 from rattler_build import (
     JinjaConfig,
@@ -32,8 +35,11 @@ from rattler_build.progress import LogEvent
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent.parent
-WORK = Path(sys.argv[1]).resolve()
-CHANNEL = (WORK / "channel").as_uri()
+BUILD_PLATFORM = "linux-64"
+PLATFORM = sys.argv[2] if len(sys.argv) > 2 else BUILD_PLATFORM
+PROCESSORS = {"linux-64": ("x86_64", 62), "linux-aarch64": ("aarch64", 183)}  # and its e_machine
+CHANNEL = (Path(sys.argv[1]).resolve() / "channel").as_uri()
+WORK = Path(sys.argv[1]).resolve() / PLATFORM
 SPEC = "tvm-ffi-object-loader"
 
 
@@ -53,11 +59,15 @@ class Log:
 
 
 def build(recipe: Path, output: Path, log: Log, *, test: bool) -> Path:
-    platform = PlatformConfig(target_platform="linux-64")
+    platform = PlatformConfig(
+        target_platform=PLATFORM, host_platform=PLATFORM, build_platform=BUILD_PLATFORM
+    )
     series = VariantConfig.from_conda_build_config(
         SOURCE / "recipe/conda_build_config.yaml", JinjaConfig(platform=platform)
     )
-    variants = series.merge(VariantConfig.from_file(HERE / "variants.yaml"))
+    # What renders a recipe is told the platforms, what builds it looks for them in the variant.
+    platforms = VariantConfig({"host_platform": [PLATFORM], "build_platform": [BUILD_PLATFORM]})
+    variants = series.merge(VariantConfig.from_file(HERE / "variants.yaml")).merge(platforms)
     (rendered,) = Stage0Recipe.from_file(recipe).render(variants, RenderConfig(platform=platform))
     result = rendered.run_build(
         tool_config=ToolConfiguration(test_strategy="native" if test else "skip"),
@@ -104,12 +114,24 @@ async def install_fresh(output: Path, prefix: Path) -> list[str]:
     records = await solve(
         sources=[Channel(output.as_uri()), Channel(CHANNEL)],
         specs=[SPEC],
+        platforms=[PLATFORM, "noarch"],
         virtual_packages=VirtualPackage.detect(),
     )
-    await install(records, target_prefix=prefix)
+    await install(records, target_prefix=prefix, platform=Subdir(PLATFORM))
     (package,) = [record for record in records if record.name.normalized == SPEC]
     print("   installed:", *sorted(f"{r.name.normalized}={r.version}" for r in records))
+    assert package.subdir == PLATFORM
     return list(package.depends)
+
+
+def check_extension(prefix: Path) -> None:
+    """Look whether the extension is named and made for the platform's processor."""
+    processor, machine = PROCESSORS[PLATFORM]
+    (extension,) = prefix.glob("lib/python*/site-packages/tvm_ffi_object_loader/_native.*.so")
+    assert extension.name.endswith(f"-{processor}-linux-gnu.so"), extension
+    header = extension.read_bytes()[:20]
+    assert header[:6] == b"\x7fELF\x02\x01", header
+    assert int.from_bytes(header[18:20], "little") == machine, header
 
 
 def main() -> None:
@@ -117,17 +139,20 @@ def main() -> None:
         print(f"   {time.monotonic() - started:5.0f} s  {step}", flush=True)
 
     started = time.monotonic()
-    asyncio.run(index_fs(WORK / "channel"))
+    asyncio.run(index_fs(WORK.parent / "channel"))
+    WORK.mkdir(exist_ok=True)
     log = Log()
     try:
         package = build(SOURCE / "recipe/recipe.yaml", WORK / "out", log, test=True)
     except RattlerBuildError as error:
         raise SystemExit(f"{log.text}{error}") from error
     shutil.copy(package, WORK)
-    done(f"built and tested {package.name}, {package.stat().st_size // 1000} kB")
+    tested = "built and tested" if PLATFORM == BUILD_PLATFORM else "built"
+    done(f"{tested} {package.name}, {package.stat().st_size // 1000} kB")
     depends = asyncio.run(install_fresh(WORK / "out", WORK / "prefix"))
     print("   depends:", *depends, sep="\n      ")
     assert any(re.fullmatch(r"libllvm22 >=22\.1\.\d+,<22\.2(\.0a0)?", spec) for spec in depends)
+    check_extension(WORK / "prefix")
     done("installed into a fresh prefix")
     control(WORK / "prefix")
     done("control: without llvm in host it is an overlinking error")

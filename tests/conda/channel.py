@@ -7,207 +7,70 @@ The packages have conda-forge's names, dependencies, run_exports and file layout
 elsewhere: Debian's LLVM, wheels from PyPI, this machine's Python, and its compiler, which is used
 where it is. So a build against this channel proves the recipe and the metadata of what it builds,
 not that it works with conda-forge's binaries.
+
+DEBS has a folder for each of Debian's architectures. Where there is one for arm64, the channel has
+what cross-building for linux-aarch64 needs, too (see cross.py).
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import json
 import platform
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-import zstandard
+import cross
+from compilers import Toolchain, add_toolchain
+from conda_package import Channel, Platform
+from python_files import LIBRARY, PYTHON, SITE_PACKAGES, add_interpreter, copy_standard_library
 
-DEBS, WHEELS, CHANNEL = (Path(argument).resolve() for argument in sys.argv[1:4])
-PYTHON = ".".join(map(str, sys.version_info[:2]))
+DEBS, WHEELS, FOLDER = (Path(argument).resolve() for argument in sys.argv[1:4])
+CHANNEL = Channel(FOLDER)
+X86_64 = Platform("linux-64", "x86_64", DEBS / "amd64")
+AARCH64 = Platform("linux-aarch64", "aarch64", DEBS / "arm64")
 CP = f"cp{sys.version_info[0]}{sys.version_info[1]}"
-SITE_PACKAGES = f"lib/python{PYTHON}/site-packages"
-SYSTEM_LIBRARIES = (Path("/usr/lib/x86_64-linux-gnu"), Path("/lib/x86_64-linux-gnu"))
-GCC = subprocess.check_output(["g++", "-dumpfullversion"], text=True).strip()
+PYTHON_ABI = f"python_abi {PYTHON}.* *_{CP}"
 GLIBC = platform.libc_ver()[1]
 
 
-@contextlib.contextmanager
-def package(
-    name: str,
-    version: str,
-    build: str = "0",
-    *,
-    depends: Iterable[str] = (),
-    constrains: Iterable[str] = (),
-    run_exports: dict[str, list[str]] | None = None,
-    noarch: bool = False,
-    placeholder: str | None = None,
-) -> Iterator[Path]:
-    """Yield a folder, and make a package of what the caller has put there.
-
-    Occurrences of `placeholder` in its text files become the path of the environment.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        yield root
-        files = sorted(p for p in root.rglob("*") if p.is_symlink() or not p.is_dir())
-        names = [path.relative_to(root).as_posix() for path in files]
-        paths = []
-        for path, file in zip(files, names, strict=True):
-            content = path.read_bytes() if path.exists() else b""
-            entry = {
-                "_path": file,
-                "path_type": "softlink" if path.is_symlink() else "hardlink",
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "size_in_bytes": len(content),
-            }
-            if placeholder and placeholder.encode() in content and b"\0" not in content:
-                entry |= {"prefix_placeholder": placeholder, "file_mode": "text"}
-            paths.append(entry)
-        subdir = "noarch" if noarch else "linux-64"
-        index: dict[str, object] = {
-            "name": name,
-            "version": version,
-            "build": build,
-            "build_number": 0,
-            "depends": list(depends),
-            "constrains": list(constrains),
-            "subdir": subdir,
-            "license": "LicenseRef-stand-in",
-        }
-        if noarch:
-            index["noarch"] = "generic"
-        info = {
-            "index.json": index,
-            "paths.json": {"paths": paths, "paths_version": 1},
-            "run_exports.json": run_exports or {},
-            "about.json": {"summary": f"Stand-in for the package {name}"},
-        }
-        for file, data in info.items():
-            (root / "info").mkdir(exist_ok=True)
-            (root / "info" / file).write_text(json.dumps(data))
-        stem = f"{name}-{version}-{build}"
-        with zipfile.ZipFile(CHANNEL / subdir / f"{stem}.conda", "w") as archive:
-            archive.writestr("metadata.json", '{"conda_pkg_format_version": 2}')
-            archive.writestr(f"pkg-{stem}.tar.zst", tar(root, names))
-            archive.writestr(f"info-{stem}.tar.zst", tar(root, [f"info/{file}" for file in info]))
-
-
-def tar(root: Path, names: Iterable[str]) -> bytes:
-    output = io.BytesIO()
-    compressor = zstandard.ZstdCompressor(level=1, threads=-1)
-    with (
-        compressor.stream_writer(output, closefd=False) as stream,
-        tarfile.open(fileobj=stream, mode="w|") as archive,
-    ):
-        for name in names:
-            archive.add(root / name, name)
-    return output.getvalue()
-
-
-def copy_libraries(names: Iterable[str], target: Path, *, beside: Path = Path("/")) -> None:
-    """Copy shared libraries, from Debian's packages unpacked in `beside` or from the system."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        candidates = (beside / folder.relative_to("/") / name for folder in SYSTEM_LIBRARIES)
-        shutil.copy(next(path for path in candidates if path.exists()), target / name)
-
-
-def compilers() -> None:
-    # The build tools read from the sysroot which libraries are the system's.
-    with package(
-        "sysroot_linux-64",
-        GLIBC,
-        noarch=True,
-        run_exports={"strong": [f"__glibc >={GLIBC},<3.0.a0"]},
-    ) as root:
-        system = "libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 ld-linux-x86-64.so.2"
-        copy_libraries(system.split(), root / "x86_64-conda-linux-gnu/sysroot/lib64")
-    with package("libgcc", GCC) as root:
-        copy_libraries(["libgcc_s.so.1"], root / "lib")
-    with package("libstdcxx", GCC, depends=[f"libgcc =={GCC}"]) as root:
-        copy_libraries(["libstdc++.so.6"], root / "lib")
-    major = GCC.split(".")[0]
-    # The flags are those of conda-forge's compiler packages, which a build must get along with.
-    prefix = "${PREFIX:-$CONDA_PREFIX}"
-    flags = (
-        "-march=nocona -mtune=haswell -ftree-vectorize -fPIC -fstack-protector-strong -fno-plt "
-        f"-O2 -ffunction-sections -pipe -isystem {prefix}/include"
+def native_toolchain() -> Toolchain:
+    programs = {name: shutil.which(name) or "" for name in ("gcc", "g++")}
+    return Toolchain(
+        platform=X86_64,
+        version=subprocess.check_output(["g++", "-dumpfullversion"], text=True).strip(),
+        glibc=GLIBC,
+        loader="ld-linux-x86-64.so.2",
+        c=programs["gcc"],
+        cxx=programs["g++"],
+        flags="-march=nocona -mtune=haswell -ftree-vectorize",
     )
-    linking = (
-        "-Wl,-O2 -Wl,--sort-common -Wl,--as-needed -Wl,-z,relro -Wl,-z,now "
-        "-Wl,--disable-new-dtags -Wl,--gc-sections -Wl,--allow-shlib-undefined "
-        f"-Wl,-rpath,{prefix}/lib -Wl,-rpath-link,{prefix}/lib -L{prefix}/lib"
-    )
-    modes = ["PROGRAM=NEVER", "LIBRARY=ONLY", "INCLUDE=ONLY", "PACKAGE=ONLY"]
-    cmake = " ".join(
-        [
-            "-DCMAKE_BUILD_TYPE=Release",
-            *(f"-DCMAKE_FIND_ROOT_PATH_MODE_{mode}" for mode in modes),
-            f"-DCMAKE_FIND_ROOT_PATH={prefix}",
-            f"-DCMAKE_INSTALL_PREFIX={prefix}",
-            "-DCMAKE_INSTALL_LIBDIR=lib",
-        ]
-    )
-    for name, variables, depends, exports in (
-        (
-            "gcc_linux-64",
-            {"CC": shutil.which("gcc"), "CFLAGS": flags, "LDFLAGS": linking, "CMAKE_ARGS": cmake},
-            ["sysroot_linux-64"],
-            [f"libgcc >={major}"],
-        ),
-        (
-            "gxx_linux-64",
-            {"CXX": shutil.which("g++"), "CXXFLAGS": f"-fvisibility-inlines-hidden {flags}"},
-            [f"gcc_linux-64 =={GCC}"],
-            [f"libstdcxx >={major}", f"libgcc >={major}"],
-        ),
-    ):
-        with package(name, GCC, depends=depends, run_exports={"strong": exports}) as root:
-            script = root / f"etc/conda/activate.d/activate-{name}.sh"
-            script.parent.mkdir(parents=True)
-            script.write_text("".join(f'export {k}="{v}"\n' for k, v in variables.items()))
 
 
 def python() -> None:
-    abi = f"python_abi {PYTHON}.* *_{CP}"
-    with package("python_abi", PYTHON, f"8_{CP}", noarch=True):
-        pass
     source = Path(sys.base_prefix)
-    skipped = shutil.ignore_patterns(
-        "__pycache__", "site-packages", "test", "idlelib", "ensurepip", "config-*", "_test*.so"
-    )
-    with package(
+    with CHANNEL.package(
         "python",
         ".".join(map(str, sys.version_info[:3])),
         "0_cpython",
-        depends=[abi],
-        run_exports={"weak": [abi], "noarch": ["python"]},
+        subdir=X86_64.subdir,
+        depends=[PYTHON_ABI],
+        run_exports={"weak": [PYTHON_ABI], "noarch": ["python"]},
         placeholder=str(source),
     ) as root:
-        for folder in ("bin", SITE_PACKAGES):
-            (root / folder).mkdir(parents=True)
-        interpreter = shutil.copy(source / f"bin/python{PYTHON}", root / "bin")
-        subprocess.run(["patchelf", "--set-rpath", "$ORIGIN/../lib", interpreter], check=True)
-        for name in ("python", "python3"):
-            (root / "bin" / name).symlink_to(f"python{PYTHON}")
+        add_interpreter(source, root)
+        copy_standard_library(root / LIBRARY)
         for library in source.glob(f"lib/libpython{PYTHON}.so*"):
             shutil.copy(library, root / "lib", follow_symlinks=False)
-        for folder in (f"include/python{PYTHON}", f"lib/python{PYTHON}"):
-            shutil.copytree(
-                source / folder, root / folder, symlinks=True, dirs_exist_ok=True, ignore=skipped
-            )
-        (root / SITE_PACKAGES / "README.txt").write_text("packages are installed here\n")
+        headers = f"include/python{PYTHON}"
+        shutil.copytree(source / headers, root / headers)
 
 
-def llvm() -> None:
-    (config,) = DEBS.glob("usr/lib/llvm-*/lib/cmake/llvm/LLVMConfig.cmake")
+def llvm(platform: Platform) -> None:
+    (config,) = platform.debs.glob("usr/lib/llvm-*/lib/cmake/llvm/LLVMConfig.cmake")
     match = re.search(r"set\(LLVM_PACKAGE_VERSION ([\d.]+)\)", config.read_text())
     assert match, config
     version = match[1]
@@ -215,20 +78,25 @@ def llvm() -> None:
     library = f"libLLVM.so.{major}.{minor}"
     exports = {"weak": [f"libllvm{major} >={version},<{major}.{int(minor) + 1}.0a0"]}
     exact = [f"libllvm{major} =={version}"]
-    with package(
-        f"libllvm{major}", version, depends=["libstdcxx", "libgcc"], run_exports=exports
+    subdir = platform.subdir
+    # What Debian's libLLVM needs, which a machine without it may lack.
+    with CHANNEL.package("debian-libraries", "12", subdir=subdir) as root:
+        names = "z3.so.4 edit.so.2 xml2.so.2 icuuc.so.72 icudata.so.72 bsd.so.0 md.so.0 zstd.so.1"
+        names += " z.so.1 ffi.so.8 lzma.so.5 tinfo.so.6 expat.so.1"
+        platform.copy_libraries([f"lib{name}" for name in names.split()], root / "lib")
+    with CHANNEL.package(
+        f"libllvm{major}",
+        version,
+        subdir=subdir,
+        depends=["debian-libraries", "libstdcxx", "libgcc"],
+        run_exports=exports,
     ) as root:
-        # With what Debian's libLLVM needs, which a machine without it may lack.
-        own = "z3.so.4 edit.so.2 xml2.so.2 icuuc.so.72 icudata.so.72 bsd.so.0 md.so.0 zstd.so.1"
-        own += " z.so.1 ffi.so.8 lzma.so.5 tinfo.so.6"
-        copy_libraries(
-            [library, *(f"lib{name}" for name in own.split())], root / "lib", beside=DEBS
-        )
-    with package("llvm", version, depends=exact, run_exports=exports):
+        platform.copy_libraries([library], root / "lib")
+    with CHANNEL.package("llvm", version, subdir=subdir, depends=exact, run_exports=exports):
         pass
     # As on conda-forge, llvmdev exports nothing: a recipe that lists it alone is overlinking.
-    with package("llvmdev", version, depends=exact) as root:
-        include = DEBS / "usr/include"
+    with CHANNEL.package("llvmdev", version, subdir=subdir, depends=exact) as root:
+        include = platform.debs / "usr/include"
         shutil.copytree(include / f"llvm-{major}/llvm", root / "include/llvm")
         shutil.copytree(include / f"llvm-c-{major}/llvm-c", root / "include/llvm-c")
         shutil.copytree(config.parent, root / "lib/cmake/llvm")
@@ -248,10 +116,16 @@ def llvm() -> None:
             file.write_text(text)
 
 
-def wheel(name: str, conda_name: str, depends: Iterable[str] = ()) -> None:
-    (file,) = WHEELS.glob(f"{name}-[0-9]*.whl")
+def wheel(
+    name: str, conda_name: str, depends: Iterable[str] = (), platform: Platform | None = None
+) -> None:
+    """Make a package of a wheel: one for `platform`, or else one for any."""
+    (file,) = WHEELS.glob(f"{name}-[0-9]*{platform.processor if platform else ''}.whl")
     version = file.name.split("-")[1]
-    with package(conda_name, version, f"{CP}_0", depends=["python", *depends]) as root:
+    subdir = platform.subdir if platform else "noarch"
+    with CHANNEL.package(
+        conda_name, version, f"{CP}_0", subdir=subdir, depends=["python", *depends]
+    ) as root:
         target = root / SITE_PACKAGES
         with zipfile.ZipFile(file) as archive:
             archive.extractall(target)
@@ -266,21 +140,33 @@ def wheel(name: str, conda_name: str, depends: Iterable[str] = ()) -> None:
             program.chmod(0o755)
 
 
+def tvm_ffi(platform: Platform) -> None:
+    depends = ["typing-extensions >=4.5", "libstdcxx"]
+    wheel("apache_tvm_ffi", "apache-tvm-ffi", depends, platform)
+
+
 def main() -> None:
-    for subdir in ("linux-64", "noarch"):
-        (CHANNEL / subdir).mkdir(parents=True)
-    compilers()
+    with CHANNEL.package("python_abi", PYTHON, f"8_{CP}", subdir="noarch"):
+        pass
+    add_toolchain(CHANNEL, native_toolchain())
     python()
-    llvm()
-    wheel("apache_tvm_ffi", "apache-tvm-ffi", ["typing-extensions >=4.5", "libstdcxx"])
-    wheel("cmake", "cmake")
+    llvm(X86_64)
+    tvm_ffi(X86_64)
+    wheel("cmake", "cmake", platform=X86_64)
+    wheel("ninja", "ninja", platform=X86_64)
     wheel("nanobind", "nanobind")
-    wheel("ninja", "ninja")
     wheel("packaging", "packaging")
     wheel("pathspec", "pathspec")
     wheel("pip", "pip")
     wheel("scikit_build_core", "scikit-build-core", ["packaging >=24.2", "pathspec >=0.10.1"])
     wheel("typing_extensions", "typing-extensions")
+    if AARCH64.debs.exists():
+        wheel("crossenv", "crossenv")
+        add_toolchain(CHANNEL, cross.toolchain(AARCH64, X86_64))
+        cross.cross_python(CHANNEL, AARCH64, X86_64)
+        cross.python(CHANNEL, AARCH64, PYTHON_ABI)
+        llvm(AARCH64)
+        tvm_ffi(AARCH64)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class Mutants:
         self.loaded = 0
 
     def _measure(self) -> list[int]:
-        stats = self._session.stats()
+        stats = self._session.stats().as_dict()
         return [stats[size] for size in SIZES]
 
     def load(self, number: int, index: int, content: bytes) -> None:

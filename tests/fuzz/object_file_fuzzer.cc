@@ -22,8 +22,7 @@ namespace {
 long near_by[64];
 
 void LinkAll(Linker& linker, const std::vector<ElfView>& objects) {
-  Resolution resolution(objects, objects.size(), *linker.names(),
-                        [](const llvm::orc::SymbolStringPtr&) { return false; });
+  Resolution resolution(objects, objects.size(), [](NameRef) { return false; });
   std::vector<uint32_t> definitions;
   for (uint32_t i = 0; i < resolution.globals().size(); ++i) {
     if (resolution.globals()[i].is_own) definitions.push_back(i);
@@ -34,7 +33,7 @@ void LinkAll(Linker& linker, const std::vector<ElfView>& objects) {
     if (global.weak) {
       resolution.BindToNull(global);
     } else if (global.needs & kNeedsThreadLocal) {
-      resolution.Bind(global, TlsVariable{nullptr, "nowhere", 0, "", true});
+      resolution.Bind(global, TlsVariable{nullptr, "nowhere", "", 0, "", true});
     } else {
       resolution.Bind(global, reinterpret_cast<uint64_t>(near_by));
     }
@@ -49,7 +48,7 @@ void LinkAll(Linker& linker, const std::vector<ElfView>& objects) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static Linker& linker = *new Linker;
+  static Linker& linker = *new Linker(/*is_inspected=*/true);
   llvm::StringRef bytes(reinterpret_cast<const char*>(data), size);
   // Once as it is, then twice the same beside each other.
   for (size_t count : {1, 2}) {

@@ -26,12 +26,13 @@ from elf_image import (
 from mutate_archive import ARCHIVE, header, is_archive, member
 
 from compilation import CLANG, GCC, TOOLCHAINS, Compiler, Toolchain
+from processors import PROCESSOR
 
 FUZZ = Path(__file__).parent
 _CREL = ("-Wa,--crel,--allow-experimental-crel",)
 _DEBUG = ("-O0", "-g", "-gz", "-fPIC", "-ffunction-sections")
 # What gives sections that are linked to others (SHF_LINK_ORDER), and notes with properties.
-_INSTRUMENTED = ("-O1", "-fPIC", "-fpatchable-function-entry=4,2", "-fcf-protection")
+_INSTRUMENTED = ("-O1", "-fPIC", "-fpatchable-function-entry=4,2", PROCESSOR.branch_protection)
 
 
 def _makes_compact_relocations(toolchain: Toolchain) -> bool:

@@ -17,35 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compilation import TOOLCHAINS, Compiler, Language, Toolchain
+from processors import PROCESSOR, PROCESSORS, Processor, lacks
 
 LEVELS = ("-O0", "-O1", "-O2", "-O3")
 
 C_HEADER = '#include "safe_call.h"\n'
-
-# For sources in assembler: what EXPORT(run) is in C, for code that leaves its result in %rax.
-ASSEMBLER_RUN = """
-    .text
-    .globl __tvm_ffi_run
-    .type __tvm_ffi_run, @function
-__tvm_ffi_run:
-    pushq %rbx
-    pushq %r12
-    pushq %r15
-    movq %rcx, %rbx
-    movq 8(%rsi), %rdi
-    call body
-    movl $1, (%rbx)
-    movl $0, 4(%rbx)
-    movq %rax, 8(%rbx)
-    xorl %eax, %eax
-    popq %r15
-    popq %r12
-    popq %rbx
-    ret
-    .size __tvm_ffi_run, . - __tvm_ffi_run
-    .section .note.GNU-stack, "", @progbits
-    .text
-"""
 
 
 class Variant(NamedTuple):
@@ -94,6 +70,8 @@ class Kind:
         The results, where no linker makes a shared library of the kind at all.
     refused
         What this package says where it refuses the kind, in each of the error's texts.
+    processors
+        Those that there are objects of this kind for, as far as the flags do not say so.
     """
 
     title: str
@@ -110,14 +88,22 @@ class Kind:
     reference_flags: tuple[str, ...] | None = None
     expected: tuple[int, ...] | None = None
     refused: str = ""
+    processors: tuple[Processor, ...] = tuple(PROCESSORS.values())
 
     @property
     def name(self) -> str:
         return f"{self.title}: {self.case}" if self.case else self.title
 
+    @property
+    def exists(self) -> bool:
+        """Whether compilers make such objects for the processor that the tests run on."""
+        return PROCESSOR in self.processors and any(
+            not lacks(name, self.flags) for name in self.toolchains
+        )
+
     def variants(self) -> Iterator[Variant]:
         for toolchain, level in itertools.product(TOOLCHAINS, self.levels):
-            if toolchain.name in self.toolchains:
+            if toolchain.name in self.toolchains and not lacks(toolchain.name, self.flags):
                 yield Variant(toolchain, level)
 
     def objects(

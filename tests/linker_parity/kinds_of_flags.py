@@ -7,6 +7,8 @@ import functools
 
 from kind import Kind, objcopied, partially_linked
 
+from processors import AARCH64, X86_64
+
 # What code does with memory, functions and constants of its own and of the process.
 PROGRAM = """
 #include <errno.h>
@@ -99,6 +101,34 @@ MANY = (
     + "  RETURN(total);\n}\n"
 )
 
+# Operations of every size and order.
+ATOMICS = """
+#define OF(type, order) \\
+  { \\
+    static type number = 5; \\
+    type old = 3; \\
+    total += __atomic_fetch_add(&number, 4, order); \\
+    total += __atomic_fetch_sub(&number, 1, order); \\
+    total = total * 10 + __atomic_fetch_or(&number, 3, order); \\
+    total = total * 10 + __atomic_fetch_and(&number, 29, order); \\
+    total = total * 10 + __atomic_fetch_xor(&number, 6, order); \\
+    total = total * 10 + __atomic_exchange_n(&number, (type)n, order); \\
+    total += __atomic_compare_exchange_n(&number, &old, 9, 0, order, __ATOMIC_RELAXED); \\
+    total = total * 10 + number + old; \\
+  }
+#define OF_ALL(order) \\
+  OF(unsigned char, order) OF(unsigned short, order) OF(unsigned, order) OF(unsigned long, order)
+EXPORT(run) {
+  int64_t n = INT(0), total = 0;
+  OF_ALL(__ATOMIC_RELAXED)
+  OF_ALL(__ATOMIC_ACQUIRE)
+  OF_ALL(__ATOMIC_RELEASE)
+  OF_ALL(__ATOMIC_ACQ_REL)
+  OF_ALL(__ATOMIC_SEQ_CST)
+  RETURN(total & 0xffffffffffff);
+}
+"""
+
 program = functools.partial(Kind, sources=(PROGRAM,))
 
 KINDS = [
@@ -114,12 +144,20 @@ KINDS = [
         reference_flags=("-fPIC",),
     ),
     program("`-fno-plt`", flags=("-fPIC", "-fno-plt")),
+    program("`-mcmodel=tiny`", flags=("-fPIC", "-mcmodel=tiny")),
     program("`-mcmodel=medium`", flags=("-fPIC", "-mcmodel=medium", "-mlarge-data-threshold=8")),
     program("`-mcmodel=large`", flags=("-fPIC", "-mcmodel=large")),
     program(
         "`-fno-pic -mcmodel=large`",
         flags=("-fno-pic", "-mcmodel=large"),
         link_flags=("-Wl,-z,notext",),
+        processors=(X86_64,),
+    ),
+    program(
+        "`-fno-pic -mcmodel=large`",
+        flags=("-fno-pic", "-mcmodel=large"),
+        reference_flags=("-fPIC",),
+        processors=(AARCH64,),
     ),
     program("`-fno-pic`", flags=("-fno-pic",), reference_flags=("-fPIC",)),
     program("`-g`", flags=("-fPIC", "-g3")),
@@ -138,7 +176,12 @@ KINDS = [
     ),
     program("`-flto -ffat-lto-objects`", flags=("-fPIC", "-flto", "-ffat-lto-objects")),
     program("`-fstack-protector-all`", flags=("-fPIC", "-fstack-protector-all")),
-    program("`-fcf-protection`", flags=("-fPIC", "-fcf-protection=full")),
+    program("`-fcf-protection`", flags=("-fPIC", X86_64.branch_protection), processors=(X86_64,)),
+    program(
+        "`-mbranch-protection=standard`",
+        flags=("-fPIC", AARCH64.branch_protection),
+        processors=(AARCH64,),
+    ),
     program("`-pg`", flags=("-fPIC", "-pg")),
     program("`-fpatchable-function-entry`", flags=("-fPIC", "-fpatchable-function-entry=8,4")),
     program(
@@ -155,7 +198,20 @@ KINDS = [
     program(
         "`-fno-asynchronous-unwind-tables`", flags=("-fPIC", "-fno-asynchronous-unwind-tables")
     ),
-    program("`-march=native`", flags=("-fPIC", "-march=native")),
+    program("`-march=native`", flags=("-fPIC", "-march=native"), processors=(X86_64,)),
+    program("`-march=armv8-a+lse`", flags=("-fPIC", "-march=armv8-a+lse"), processors=(AARCH64,)),
+    Kind(
+        "`-moutline-atomics`",
+        (ATOMICS,),
+        ("-fPIC", "-moutline-atomics"),
+        processors=(AARCH64,),
+    ),
+    Kind(
+        "`-mno-outline-atomics`",
+        (ATOMICS,),
+        ("-fPIC", "-mno-outline-atomics"),
+        processors=(AARCH64,),
+    ),
     program("`ld -r` of one object", step=partially_linked),
     program("stripped with `strip --strip-unneeded`", step=objcopied("--strip-unneeded")),
     program(

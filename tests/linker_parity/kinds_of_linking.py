@@ -8,6 +8,8 @@ from pathlib import Path
 
 from kind import Kind, Step
 
+from processors import AARCH64, PROCESSOR, X86_64
+
 THREAD_LOCAL = "thread-local variables: "
 VARIABLES = """
     static int64_t helper(int64_t n) { return n + 1; }
@@ -60,10 +62,40 @@ PARTS = (
     "int64_t missing(void);\nint64_t unused(void) { return missing(); }\n",
 )
 
+# Each makes addresses with other instructions.
+TRADITIONAL = AARCH64.through_function
+AARCH64_MODELS = [
+    ("descriptors", ("-fPIC",)),
+    ("descriptors", ("-fPIC", "-mcmodel=tiny")),
+    ("general dynamic", ("-fPIC", "-mcmodel=tiny", TRADITIONAL)),
+    ("local dynamic", ("-fPIC", "-mcmodel=tiny", TRADITIONAL, "-ftls-model=local-dynamic")),
+    ("local dynamic", ("-fPIC", TRADITIONAL, "-ftls-model=local-dynamic")),
+    ("initial exec", ("-fPIC", "-mcmodel=tiny", "-ftls-model=initial-exec")),
+    ("local exec (`-fPIE`)", ("-fPIE", "-mtls-size=12")),
+    ("local exec (`-fPIE`)", ("-fPIE", "-mtls-size=32")),
+    ("local exec (`-fPIE`)", ("-fPIE", "-mtls-size=48")),
+]
+
 KINDS = [
-    Kind(THREAD_LOCAL + "general dynamic", (VARIABLES,)),
-    Kind(THREAD_LOCAL + "general dynamic", (VARIABLES,), ("-fPIC", "-fno-plt"), "no PLT"),
-    Kind(THREAD_LOCAL + "descriptors", (VARIABLES,), ("-fPIC", "-mtls-dialect=gnu2")),
+    Kind(THREAD_LOCAL + "general dynamic", (VARIABLES,), ("-fPIC", PROCESSOR.through_function)),
+    Kind(
+        THREAD_LOCAL + "general dynamic",
+        (VARIABLES,),
+        ("-fPIC", PROCESSOR.through_function, "-fno-plt"),
+        "no PLT",
+    ),
+    Kind(THREAD_LOCAL + "descriptors", (VARIABLES,), ("-fPIC", PROCESSOR.descriptors)),
+    *(
+        Kind(
+            THREAD_LOCAL + model,
+            (VARIABLES,),
+            flags,
+            case=" ".join(flags),
+            reference_flags=("-fPIC",),
+            processors=(AARCH64,),
+        )
+        for model, flags in AARCH64_MODELS
+    ),
     Kind(THREAD_LOCAL + "local dynamic", (VARIABLES,), ("-fPIC", "-ftls-model=local-dynamic")),
     Kind(THREAD_LOCAL + "initial exec", (VARIABLES,), ("-fPIC", "-ftls-model=initial-exec")),
     Kind(
@@ -103,6 +135,7 @@ KINDS = [
             }
             """,
         ),
+        processors=(X86_64,),
     ),
     Kind(
         "`atexit`, `at_quick_exit`, `pthread_atfork`",

@@ -6,7 +6,10 @@ The types of thread-local storage are with the kinds of thread_local.
 
 from __future__ import annotations
 
-from kind import ASSEMBLER_RUN, Kind, assembler
+from assembly import RUN
+from kind import Kind, assembler
+
+from processors import X86_64, Processor
 
 DATA = """
     .data
@@ -35,11 +38,17 @@ def relocation(
     *more: str,
     toolchains: tuple[str, ...] = ("gcc", "clang"),
     expected: tuple[int, ...] | None = None,
+    processor: Processor = X86_64,
 ) -> Kind:
-    """Give a kind whose function leaves its result in %rax; `types` is what it is about."""
-    sources = (ASSEMBLER_RUN + DATA + "    .text\nbody:\n" + body, *more)
+    """Give a kind whose function is written for one processor; `types` is what it is about."""
+    sources = (RUN + DATA + "    .text\nbody:\n" + body, *more)
     return assembler(
-        f"relocations {title}", sources, case=types, toolchains=toolchains, expected=expected
+        f"relocations {title}",
+        sources,
+        case=types,
+        toolchains=toolchains,
+        expected=expected,
+        processors=(processor,),
     )
 
 

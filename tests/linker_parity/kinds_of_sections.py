@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from kind import ASSEMBLER_RUN, Kind, assembler, partially_linked
+from assembly import RUN, by_processor
+from kind import Kind, assembler, partially_linked
 
 STRINGS = """
 #include <string.h>
@@ -15,10 +16,11 @@ const char* text_of(int64_t n) {
 # More than the 65,279 that a symbol's own 16 bits can tell apart.
 COUNT = 66_000
 MANY = (
-    ASSEMBLER_RUN
-    + """
-body: leaq table(%rip), %rcx
-    movl $COUNT, %edx
+    RUN
+    + "body: address table\n"
+    + by_processor(
+        f"""
+    movl ${COUNT}, %edx
     xorl %eax, %eax
 1:  movq (%rcx), %rsi
     addq (%rsi), %rax
@@ -26,7 +28,18 @@ body: leaq table(%rip), %rcx
     decl %edx
     jnz 1b
     ret
-""".replace("COUNT", str(COUNT))
+""",
+        f"""
+    ldr x4, ={COUNT}
+    mov x0, #0
+1:  ldr x3, [x2], #8
+    ldr x3, [x3]
+    add x0, x0, x3
+    subs x4, x4, #1
+    b.ne 1b
+    ret
+""",
+    )
     + "".join(f'.section .data.d{n}, "aw"\nd{n}: .quad {n}\n' for n in range(COUNT))
     + '.section .data.rel.ro, "aw"\ntable:\n'
     + "".join(f".quad d{n}\n" for n in range(COUNT))
@@ -37,60 +50,60 @@ KINDS = [
     assembler(
         "two sections of one name: `.text` of different flags",
         (
-            ASSEMBLER_RUN
+            RUN
             + """
-    body: call second
-        addq third_value(%rip), %rax
+    body: do second
+        plus third_value
         ret
-        .section .text, "axl", @progbits, unique, 1
-    second: leaq 40(%rdi), %rax
+        .section .text, "axFLAG", %progbits, unique, 1
+    second: number 40
+        plus_argument
         ret
-        .section .text, "axG", @progbits, group, comdat
+        .section .text, "axG", %progbits, group, comdat
         .globl in_group
     in_group: ret
         .data
     third_value: .quad 1000
-    """,
+    """.replace("FLAG", by_processor("l", "R")),
         ),
         toolchains=("clang",),
     ),
     assembler(
         "two sections of one name: `.rodata`, plain and mergeable",
         (
-            ASSEMBLER_RUN
+            RUN
             + """
-    body: movq plain(%rip), %rax
-        addq merged(%rip), %rax
-        leaq text(%rip), %rcx
-        movzbl (%rcx), %ecx
-        addq %rcx, %rax
+    body: take plain
+        plus merged
+        plus text
         ret
-        .section .rodata, "a", @progbits, unique, 1
+        .section .rodata, "a", %progbits, unique, 1
     plain: .quad 7
-        .section .rodata, "aM", @progbits, 8, unique, 2
+        .section .rodata, "aM", %progbits, 8, unique, 2
     merged: .quad 100
-        .section .rodata, "aMS", @progbits, 1, unique, 3
-    text: .string "text"
+        .section .rodata, "aMS", %progbits, 1, unique, 3
+    text: .string "a text"
+        .byte 0
     """,
         ),
     ),
     assembler(
         "two sections of one name: read-only and writable",
         (
-            ASSEMBLER_RUN
+            RUN
             + """
-    body: addq %rdi, second(%rip)
-        leaq __start_numbers(%rip), %rcx
-        leaq __stop_numbers(%rip), %rdx
-        xorl %eax, %eax
-    1:  addq (%rcx), %rax
-        addq $8, %rcx
-        cmpq %rdx, %rcx
-        jb 1b
+    body: take second
+        plus_argument
+        put second
+        number 0
+        plus __start_numbers
+        plus __start_numbers+8
+        plus __start_numbers+16
+        plus __stop_numbers-8
         ret
-        .section numbers, "a", @progbits, unique, 1
+        .section numbers, "a", %progbits, unique, 1
         .quad 1, 2
-        .section numbers, "aw", @progbits, unique, 2
+        .section numbers, "aw", %progbits, unique, 2
     second: .quad 30
         .hidden __start_numbers, __stop_numbers
     """,
@@ -99,29 +112,49 @@ KINDS = [
     assembler(
         "two sections of one name: code and data",
         (
-            ASSEMBLER_RUN
+            RUN
             + """
-    body: addq %rdi, number(%rip)
-        call add
+    body: take sum
+        plus_argument
+        put sum
+        do get
         ret
-        .section mixed, "ax", @progbits, unique, 1
-    add: movq number(%rip), %rax
+        .section mixed, "ax", %progbits, unique, 1
+    get: take sum
         ret
-        .section mixed, "aw", @progbits, unique, 2
-    number: .quad 30
+        .section mixed, "aw", %progbits, unique, 2
+    sum: .quad 30
     """,
         ),
     ),
     assembler(
         "a section that is both writable and executable",
         (
-            ASSEMBLER_RUN
+            RUN
             + """
-        .section .changing, "awx", @progbits
+        .section .changing, "awx", %progbits
+    """
+            + by_processor(
+                """
     body: movl $7, patched+1(%rip)
     patched: movl $5, %eax
         ret
     """,
+                """
+    body: adr x2, patched
+        adr x3, other
+        ldr w3, [x3]
+        str w3, [x2]
+        dc cvau, x2
+        dsb ish
+        ic ivau, x2
+        dsb ish
+        isb
+    patched: mov w0, #5
+        ret
+    other: mov w0, #7
+    """,
+            ),
         ),
         refused="both writable and executable",
     ),
@@ -182,26 +215,25 @@ KINDS = [
     assembler(
         "`.ctors` and `.dtors`",
         (
-            ASSEMBLER_RUN
-            + """
-    body: leaq order(%rip), %rax
-        movq (%rax), %rax
+            RUN
+            + r"""
+    body: take order
         ret
-    one: movl $1, %ecx
-        jmp append
-    two: movl $2, %ecx
-        jmp append
-    three: movl $3, %ecx
-    append: imulq $10, order(%rip), %rax
-        addq %rcx, %rax
-        movq %rax, order(%rip)
+        .irp each, 1, 2, 3
+    append_\each:
+        number \each
+        .rept 10
+        plus order
+        .endr
+        put order
         ret
-        .section .ctors, "aw", @progbits
-        .quad three, two
-        .section .ctors.65435, "aw", @progbits
-        .quad one
-        .section .dtors, "aw", @progbits
-        .quad one
+        .endr
+        .section .ctors, "aw", %progbits
+        .quad append_3, append_2
+        .section .ctors.65435, "aw", %progbits
+        .quad append_1
+        .section .dtors, "aw", %progbits
+        .quad append_1
         .bss
         .balign 8
     order: .skip 8

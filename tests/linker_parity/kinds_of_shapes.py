@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from assembly import by_processor
 from kind import C_HEADER, Kind
 
 _THROWS = """
@@ -56,9 +57,9 @@ KINDS = [
             + """
             static int64_t number = 1;
             __attribute__((visibility("hidden"), used)) void set_number(void) { number += 41; }
-            __asm__(".section .init,\\"ax\\",@progbits\\n call set_number\\n .text");
+            __asm__(".section .init,\\"ax\\",%progbits\\n CALL set_number\\n .text");
             EXPORT(run) { RETURN(number + INT(0)); }
-            """,
+            """.replace("CALL", by_processor("call", "bl")),
         ),
     ),
     Kind(
@@ -67,7 +68,7 @@ KINDS = [
             _THROWS.replace("EXPORT(run) {", "int64_t caught(int64_t n) {")
             .replace("RETURN(thrower(INT(0)));", "return thrower(n);")
             .replace("RETURN(40 + INT(0));", "return 40 + n;"),
-            '#include "safe_call.h"\n__asm__(".section .eh_frame, \\"a\\", @progbits\\n'
+            '#include "safe_call.h"\n__asm__(".section .eh_frame, \\"a\\", %progbits\\n'
             '.long 0\\n.text");\nint64_t caught(int64_t);\n'
             "EXPORT(run) { RETURN(caught(INT(0))); }\n",
         ),
@@ -95,12 +96,13 @@ KINDS = [
     Kind(
         "`.gnu.linkonce` sections in two objects",
         (
-            '__asm__(".section .gnu.linkonce.t.once, \\"ax\\", @progbits\\n.globl once\\n'
-            'once: movl $7, %eax\\n ret\\n.text");\nint other(void);\n'
+            f'__asm__(".section .gnu.linkonce.t.once, \\"ax\\", %progbits\\n.globl once\\n'
+            f'once: {by_processor("movl $7, %eax", "mov w0, #7")}\\n ret\\n.text");\n'
+            "int other(void);\n"
             + C_HEADER
             + "int once(void);\nEXPORT(run) { RETURN(once() * 10 + other() + INT(0)); }\n",
-            '__asm__(".section .gnu.linkonce.t.once, \\"ax\\", @progbits\\n.globl once\\n'
-            'once: movl $8, %eax\\n ret\\n.text");\n'
+            f'__asm__(".section .gnu.linkonce.t.once, \\"ax\\", %progbits\\n.globl once\\n'
+            f'once: {by_processor("movl $8, %eax", "mov w0, #8")}\\n ret\\n.text");\n'
             "int once(void);\nint other(void) { return once(); }\n",
         ),
     ),

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from kind import ASSEMBLER_RUN, Kind, assembler
+from assembly import RUN, by_processor
+from kind import Kind, assembler
 
 KINDS = [
     Kind(
@@ -134,67 +135,74 @@ KINDS = [
     assembler(
         "functions and data without a type (`STT_NOTYPE`)",
         (
-            ASSEMBLER_RUN
+            RUN
             + """
-        .globl body, number
-    body: movq number(%rip), %rax
-        jmp local_part
+        .globl body, datum
+    body: address_by_table datum
+        take_there
+        go local_part
         .data
-    number: .quad 41
+    datum: .quad 41
         .text
-    local_part: addq %rdi, %rax
+    local_part: plus_argument
         ret
-    """.replace("movq number(%rip)", "movq number@GOTPCREL(%rip), %rax\n movq (%rax)"),
+    """,
         ),
     ),
     assembler(
         "absolute symbols (`SHN_ABS`)",
         (
-            ASSEMBLER_RUN
+            RUN
             + """
         .set local_absolute, 77
-    body: movabsq $wide, %rax
-        movq visible@GOTPCREL(%rip), %rcx
-        addq %rcx, %rax
-        addq $local_absolute, %rax
-        addq pointer(%rip), %rax
+    body: take wide_pointer
+        address_by_table visible
+        plus_pointer
+        plus absolute_pointer
+        plus pointer
         ret
         .data
     pointer: .quad visible + 2
+    wide_pointer: .quad wide
+    absolute_pointer: .quad local_absolute
     """,
             """
         .globl visible, wide
         .set visible, 0x1234
         .set wide, 0x123456789abcdef
-        .section .note.GNU-stack, "", @progbits
+        .section .note.GNU-stack, "", %progbits
     """,
         ),
     ),
     assembler(
         "section symbols with addends",
         (
-            ASSEMBLER_RUN
+            RUN
             + """
-    body: movq .data+8(%rip), %rax
-        addq table+16(%rip), %rax
-        movq inner(%rip), %rcx
-        addq (%rcx), %rax
-        leaq .rodata(%rip), %rcx
-        addq 8(%rcx), %rax
+    body: take .data+8
+        plus table+16
+        plus .rodata+8
+        plus .rodata+16
+        address inner
+        LOAD
+        plus_there
         ret
         .data
     table: .quad 1, 20, 300
     inner: .quad .rodata + 16
-        .section .rodata, "a", @progbits
+        .section .rodata, "a", %progbits
         .quad 0, 4000, 50000
-    """,
+    """.replace("LOAD", by_processor("movq (%rcx), %rcx", "ldr x2, [x2]")),
         ),
     ),
     assembler(
         "versioned references (`.symver`)",
         (
-            ASSEMBLER_RUN
+            RUN
             + """
+    """
+            + by_processor(
+                """
         .symver old_memcpy, memcpy@GLIBC_2.2.5
         .symver new_memcpy, memcpy@GLIBC_2.14
     body: subq $24, %rsp
@@ -210,7 +218,22 @@ KINDS = [
         addq 8(%rsp), %rax
         addq $24, %rsp
         ret
-        .section .rodata, "a", @progbits
+    """,
+                """
+        .symver the_memcpy, memcpy@GLIBC_2.17
+    body: stp x29, x30, [sp, #-32]!
+        adrp x1, source
+        add x1, x1, :lo12:source
+        add x0, sp, #16
+        mov x2, #8
+        bl the_memcpy
+        ldr x0, [sp, #16]
+        ldp x29, x30, [sp], #32
+        ret
+    """,
+            )
+            + """
+        .section .rodata, "a", %progbits
     source: .quad 2100
     """,
         ),

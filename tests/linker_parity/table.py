@@ -2,7 +2,8 @@
 """What loads: every kind with dlopen, with this package and with the peer, as a Markdown table.
 
 ``python tests/linker_parity/table.py`` prints the table; with ``--write`` it replaces the one in
-README.md. The loads run in processes of their own, since the peer may crash.
+README.md, or that of another processor in docs/. The loads run in processes of their own, since the
+peer may crash.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from kind import Kind, Variant
-from registry import KINDS
+from registry import ABSENT, KINDS
 from ways import Answer, Request
 
 from compilation import Compiler
+from processors import PROCESSOR, X86_64
 
-README = Path(__file__).parent.parent.parent / "README.md"
-BEGIN, END = "<!-- what loads: begin -->\n", "<!-- what loads: end -->\n"
+ROOT = Path(__file__).parent.parent.parent
+PAGE = ROOT / ("README.md" if PROCESSOR is X86_64 else f"docs/{PROCESSOR.name.lower()}.md")
+BEGIN = f"<!-- what loads on {PROCESSOR.name}: begin -->\n"
+END = f"<!-- what loads on {PROCESSOR.name}: end -->\n"
+NOT_HERE = f"Compilers make no such objects for {PROCESSOR.name}: "
 PEER = "apache-tvm-ffi-orcjit"
 LOADS, REFUSED, WRONG, CRASHES, HANGS = "✓", "refused", "wrong result", "crashes", "hangs"
 WORST_FIRST = (CRASHES, HANGS, WRONG, REFUSED)
@@ -100,15 +105,17 @@ def verdicts(compile: Compiler, kind: Kind, ways: tuple[str, ...]) -> dict[str, 
         )
         requests.append(request)
         references.append(Request({**request, "library": reference}))
+    dlopened = answers("dlopen", references)
     if kind.expected is not None:
         expected = [list(kind.expected)] * len(requests)
     else:
-        expected = [
-            [] if isinstance(answer, str) else answer["results"]
-            for answer in answers("dlopen", references)
-        ]
+        expected = [[] if isinstance(answer, str) else answer["results"] for answer in dlopened]
         assert all(expected), f"{kind.name}: the reference did not run"
-    return {way: Counter(map(verdict, answers(way, requests), expected)) for way in ways}
+    given = {"dlopen": dlopened} if references == requests else {}
+    return {
+        way: Counter(map(verdict, given.get(way) or answers(way, requests), expected))
+        for way in ways
+    }
 
 
 def cell(counts: Counter[str]) -> str:
@@ -141,26 +148,37 @@ def table(compile: Compiler) -> str:
     ]
     lines = [header, ["---"] * len(header)]
     lines += [[title, *cells] for title, cells in rows(compile, ways).items()]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return text + (f"\n{NOT_HERE}{', '.join(ABSENT)}.\n" if ABSENT else "")
 
 
 def committed() -> list[list[str]]:
-    """Return the cells of the table in README, without its two lines of header."""
-    text = README.read_text().split(BEGIN)[1].split(END)[0]
+    """Return the cells of this processor's table, with its two lines of header."""
     return [
-        [cell.strip() for cell in line.strip("|\n ").split(" | ")] for line in text.splitlines()
+        [cell.strip() for cell in line.strip("|\n ").split(" | ")]
+        for line in _committed_text().splitlines()
+        if line.startswith("|")
     ]
 
 
+def committed_absent() -> str:
+    """Return what is said not to exist on this processor."""
+    return _committed_text().partition(NOT_HERE)[2].strip(".\n")
+
+
+def _committed_text() -> str:
+    return PAGE.read_text().split(BEGIN)[1].split(END)[0]
+
+
 def main(arguments: Iterable[str]) -> None:
-    """Print the table, or write it into README."""
+    """Print the table, or write it into its page."""
     with tempfile.TemporaryDirectory() as folder:
         text = table(Compiler(Path(folder)))
     if "--write" in arguments:
-        readme = README.read_text()
+        page = PAGE.read_text()
         pattern = re.escape(BEGIN) + ".*" + re.escape(END)
-        assert re.search(pattern, readme, re.DOTALL)
-        README.write_text(re.sub(pattern, lambda _: BEGIN + text + END, readme, flags=re.DOTALL))
+        assert re.search(pattern, page, re.DOTALL)
+        PAGE.write_text(re.sub(pattern, lambda _: BEGIN + text + END, page, flags=re.DOTALL))
     else:
         print(text, end="")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README's table of what loads is what the tests ran.
+"""The table of what loads, in README or docs/aarch64.md, is what the tests ran.
 
 Where the peer is not installed, or in another version, its column is not compared.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import pytest
 import table
-from registry import KINDS
+from registry import ABSENT, KINDS
 
 from compilation import CLANG, Compiler
 
 pytestmark = [
-    pytest.mark.skipif(not table.README.is_file(), reason="README.md is not here"),
+    pytest.mark.skipif(not table.PAGE.is_file(), reason=f"{table.PAGE.name} is not here"),
     pytest.mark.skipif(CLANG is None, reason="no clang"),
 ]
 
@@ -23,12 +23,17 @@ def test_the_table_has_a_row_for_every_kind() -> None:
     assert [row[0] for row in rows] == list(dict.fromkeys(kind.title for kind in KINDS))
 
 
+def test_titles_that_no_kind_here_has_are_said_to_be_absent() -> None:
+    assert table.committed_absent() == ", ".join(ABSENT)
+
+
 def test_the_table_says_that_whatever_is_tested_to_load_loads() -> None:
     refused = {kind.title for kind in KINDS if kind.refused}
     _, _, *rows = table.committed()
     assert {row[0] for row in rows if row[2] != table.LOADS} == refused
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_the_table_is_what_the_loads_give(compile: Compiler) -> None:
     header, _, *rows = table.committed()
@@ -36,4 +41,9 @@ def test_the_table_is_what_the_loads_give(compile: Compiler) -> None:
     if header[-1] == f"{table.PEER} {table.peer_version()}":
         ways.append("peer")
     measured = table.rows(compile, tuple(ways))
-    assert {row[0]: row[1 : 1 + len(ways)] for row in rows} == measured
+    committed = {row[0]: row[1 : 1 + len(ways)] for row in rows}
+    if "peer" in ways:
+        # How it fails differs from machine to machine: some refuse what crashes on others.
+        for cells in (*measured.values(), *committed.values()):
+            cells[2] = cells[2] if cells[2] == table.LOADS else "fails"
+    assert committed == measured

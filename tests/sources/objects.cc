@@ -14,6 +14,12 @@
 
 #include "trace.h"
 
+#if !__has_include(<tvm/ffi/base_detail.h>)  // so it was called until 0.1.15
+namespace tvm::ffi {
+namespace detail = details;
+}
+#endif
+
 namespace ffi = tvm::ffi;
 
 struct AtUnload {

@@ -10,6 +10,11 @@
 #include "safe_call.h"
 
 typedef __int128 wide;
+#ifdef __x86_64__
+typedef __float128 quad;
+#else
+typedef long double quad;
+#endif
 
 EXPORT(divide_wide) {
   volatile wide a = ((wide)INT(0) << 64) + INT(1);
@@ -58,8 +63,8 @@ EXPORT(bits) {
 }
 
 EXPORT(quadruple) {
-  volatile __float128 a = (__float128)INT(0) / 3;
-  volatile __float128 b = a * a - (__float128)INT(1) + (__float128)0.1L;
+  volatile quad a = (quad)INT(0) / 3;
+  volatile quad b = a * a - (quad)INT(1) + (quad)0.1L;
   volatile int order = (a < b) + 2 * (a == b) + 4 * (a != b) + 8 * (a >= b);
   volatile double d = (double)b;
   volatile float f = (float)a;
@@ -80,6 +85,7 @@ EXPORT(mathematics) {
          (int64_t)(1e9L * (log1pl(x) + acoshl(x + 1))));
 }
 
+#ifdef __x86_64__
 EXPORT(cpu) {
   __builtin_cpu_init();
   RETURN(!!__builtin_cpu_supports("sse2") + 2 * !!__builtin_cpu_supports("avx2") +
@@ -87,19 +93,20 @@ EXPORT(cpu) {
          16 * !!__builtin_cpu_supports("fma") + 32 * !!__builtin_cpu_is("intel") +
          64 * !!__builtin_cpu_is("amd") + 128 * !!__builtin_cpu_supports("gfni"));
 }
+#endif
 
 EXPORT(status) {
   struct stat s, l, f, at;
-  int file = open("/proc/self/exe", O_RDONLY);
-  int failed = stat("/proc/self/exe", &s) | lstat("/proc/self/exe", &l) | fstat(file, &f) |
-               fstatat(AT_FDCWD, "/proc/self/exe", &at, 0);
+  int file = open("/proc/mounts", O_RDONLY);
+  int failed = stat("/proc/mounts", &s) | lstat("/proc/mounts", &l) | fstat(file, &f) |
+               fstatat(AT_FDCWD, "/proc/mounts", &at, 0);
   close(file);
   // Neither is allowed to anybody.
   failed |= mknod("/proc/self/node", S_IFREG, 0) == 0 || mknodat(file, "node", S_IFREG, 0) == 0;
   RETURN(failed ? -1 : (s.st_size == f.st_size) + 2 * (s.st_ino == at.st_ino) + 4 * S_ISLNK(l.st_mode));
 }
 
-#ifndef __clang__
+#if defined(__x86_64__) && !defined(__clang__)
 __attribute__((noinline, ms_abi)) static int64_t saves_registers(int64_t (*f)(int64_t), int64_t n) {
   return f(n) + f(n + 1) * n;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // trace(n) appends n to the int64 array whose address is in the environment variable OBJECT_TRACE
-// (its first element counts the others), so that what runs at load and unload can be compared.
+// (its first element counts the others), so that what runs at load and unload can be compared. Any
+// thread may call it.
 #ifndef TESTS_TRACE_H_
 #define TESTS_TRACE_H_
 
@@ -11,7 +12,7 @@ __attribute__((unused)) static void trace(int64_t event) {
   const char* address = getenv("OBJECT_TRACE");
   if (address) {
     int64_t* events = (int64_t*)strtoull(address, 0, 10);
-    events[++events[0]] = event;
+    events[__atomic_add_fetch(&events[0], 1, __ATOMIC_SEQ_CST)] = event;
   }
 }
 

@@ -61,6 +61,11 @@ const char* WhyRefused(uint32_t type) {
   }
 }
 
+const char* WhyOutOfRange(uint32_t) {
+  return "the code refers to something more than 2 GiB away in a way that only works nearby: "
+         "compile with -fPIC";
+}
+
 bool IsCommonOfProcessor(uint16_t section_index) { return section_index == kLargeCommon; }
 
 // psABI, "Optimize GOTPCRELX Relocations".
@@ -192,7 +197,8 @@ bool IsRexW(unsigned char byte) { return byte == 0x48 || byte == 0x4c; }
 
 bool ReachFar(const FarAccess& access) {
   auto byte = [&](int at) { return static_cast<unsigned char>(access.field[at]); };
-  if (access.relative) {
+  if (access.kind.width != 4) return false;
+  if (access.kind.from == From::kPlace) {
     bool has_immediate = access.addend == -5 && access.after >= 1;
     if (has_immediate && access.before >= 2 && byte(-2) == 0x80 && byte(-1) == 0x3d) {
       CompareByThunk(access);
@@ -251,15 +257,33 @@ void WriteIndirectStub(char* stub, uint64_t place, uint64_t slot) {
   WriteDistance(stub + 2, place + 6, slot);
 }
 
+void WriteTrampoline(char* trampoline, uint64_t place, uint64_t data) {
+  // Loads are done in their order here. endbr64; lea data(%rip), %r8; jmp *(%r8); int3; int3
+  static constexpr char kCode[kTrampolineSize] = {'\xf3', '\x0f', '\x1e', '\xfa', '\x4c', '\x8d',
+                                                  '\x05', 0,      0,      0,      0,      '\x41',
+                                                  '\xff', '\x20', '\xcc', '\xcc'};
+  std::memcpy(trampoline, kCode, sizeof(kCode));
+  WriteDistance(trampoline + 7, place + 11, data);
+}
+
+// Caches of instructions follow what is written.
+void FlushCode(const char*, uint64_t) {}
+
 // As glibc's crti.o and crtn.o: sub $8, %rsp ... add $8, %rsp; ret
 const llvm::StringRef kFragmentsProlog("\x48\x83\xec\x08", 4);
 const llvm::StringRef kFragmentsEpilog("\x48\x83\xc4\x08\xc3", 5);
 
+// mov $1, %eax; ret
+const llvm::StringRef kReturnOne("\xb8\x01\x00\x00\x00\xc3", 6);
+const llvm::StringRef kReturnTwo("\xb8\x02\x00\x00\x00\xc3", 6);
+
 std::unique_ptr<llvm::jitlink::LinkGraph> MakeLinkGraph(
     const std::string& name, std::shared_ptr<llvm::orc::SymbolStringPool> names) {
-  return std::make_unique<llvm::jitlink::LinkGraph>(
-      name, std::move(names), llvm::Triple("x86_64-unknown-linux-gnu"), llvm::SubtargetFeatures(),
-      llvm::jitlink::x86_64::getEdgeKindName);
+  // To read it from its text each time takes long. Never destroyed: a thread may load at exit.
+  static const auto* triple = new llvm::Triple("x86_64-unknown-linux-gnu");
+  return std::make_unique<llvm::jitlink::LinkGraph>(name, std::move(names), *triple,
+                                                    llvm::SubtargetFeatures(),
+                                                    llvm::jitlink::x86_64::getEdgeKindName);
 }
 
 void RunJITLink(std::unique_ptr<llvm::jitlink::LinkGraph> graph,

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packages that produce objects: the tests of one that is not installed are skipped."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+
+def requires(module: str, package: str) -> pytest.MarkDecorator:
+    """Skip tests where a package is not installed, without importing what takes seconds."""
+    return pytest.mark.skipif(
+        importlib.util.find_spec(module) is None, reason=f"{package} is not installed"
+    )

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/when-something-is-wrong.md: its examples run, and its commands do what it says."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tvm_ffi_object_loader as tol
+from compilation import Compiler
+
+PAGE = Path(__file__).parent.parent / "docs" / "when-something-is-wrong.md"
+
+pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="docs/ is not here")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the fenced blocks of one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_examples_give_what_they_say(
+    compile: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows a ``#`` and is a value is what the expression before it is."""
+    demo = Path(tol.__file__).parent / "demo" / "math_ops.cc"
+    shutil.copy(compile.cxx(demo.read_text(), "-O2", "-fPIC"), tmp_path / "math_ops.o")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"tol": tol}
+    compared = 0
+    for block in blocks("python"):
+        for line in block.splitlines():
+            code, _, comment = line.partition("  # ")
+            if "=" in code.replace("==", ""):
+                exec(code, names)
+                continue
+            try:
+                expected = ast.literal_eval(comment.split(":")[0])
+            except (SyntaxError, ValueError):
+                exec(code, names)
+                continue
+            assert eval(code, names) == expected, line
+            compared += 1
+    assert compared == 10
+
+
+def test_gdb_command(compile: Compiler, tmp_path: Path) -> None:
+    """The line of the page, for a kernel.c and a script.py."""
+    if shutil.which("gdb") is None:
+        pytest.skip("gdb is not installed")
+    (tmp_path / "kernel.c").write_text(
+        "\n" * 12 + "static long inner(long n) {\n  return n + 1;\n}\n"
+        "int __tvm_ffi_run(void* a, void* b, int c, void* d) { return inner(c) == 0; }\n"
+    )
+    command = ["gcc", "-g", "-O0", "-fPIC", "-c", "kernel.c", "-o", "kernel.o"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    (tmp_path / "script.py").write_text(
+        "import tvm_ffi_object_loader as tol\ntol.Session(debug=True).load('kernel.o')['run']()\n"
+    )
+    lines = "".join(blocks("sh")).splitlines()
+    (line,) = (line for line in lines if line.startswith("gdb "))
+    options = line.replace("gdb ", "gdb -nx -batch -iex 'set debuginfod enabled off' ", 1)
+    shown = subprocess.run(
+        f"timeout -s KILL 120 {options}".replace("--args python", f"--args {sys.executable}"),
+        shell=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        cwd=tmp_path,
+        check=False,
+    )
+    if "ptrace" in shown.stderr:
+        pytest.skip("the system lets no process be debugged (ptrace)")
+    assert "Breakpoint 1, inner (n=0) at kernel.c:14" in shown.stdout, shown
