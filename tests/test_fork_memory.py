@@ -317,8 +317,8 @@ outcomes = []
 for megabytes in [*range(26), 30, 40, 60]:
     def work():
         spinning = kept[0].spin()  # its stack, too, is there before
+        reserved = session.stats().bytes_reserved  # before: its first use imports what it needs
         resource.setrlimit(resource.RLIMIT_AS, (address_space() + (megabytes << 20), -1))
-        reserved = session.stats().bytes_reserved
         try:
             Loaded(session)
         except MemoryError:
