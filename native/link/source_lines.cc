@@ -4,13 +4,16 @@
 #include <llvm/DebugInfo/DIContext.h>
 #include <llvm/DebugInfo/DWARF/DWARFCompileUnit.h>
 #include <llvm/DebugInfo/DWARF/DWARFContext.h>
+#include <llvm/DebugInfo/DWARF/DWARFDataExtractor.h>
 #include <llvm/DebugInfo/DWARF/DWARFDebugLine.h>
+#include <llvm/DebugInfo/DWARF/DWARFFormValue.h>
 #include <llvm/Object/ObjectFile.h>
 
 #include <algorithm>
 #include <map>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 namespace object_loader {
 
@@ -30,9 +33,76 @@ using llvm::DILineInfoSpecifier;
 
 constexpr auto kPath = DILineInfoSpecifier::FileLineInfoKind::AbsoluteFilePath;
 
-// LLVM does not expect a unit without content.
-bool HasContent(llvm::DWARFUnit& unit) {
-  return unit.getUnitDIE(/*ExtractUnitDIEOnly=*/false).isValid();
+// How a table of lines writes an item of its directories and files (DWARF 5, 6.2.4.1).
+bool IsSound(uint64_t type, uint64_t form) {
+  switch (form) {
+    case llvm::dwarf::DW_FORM_string:
+    case llvm::dwarf::DW_FORM_line_strp:
+    case llvm::dwarf::DW_FORM_strp:
+    case llvm::dwarf::DW_FORM_strx:
+    case llvm::dwarf::DW_FORM_strx1:
+    case llvm::dwarf::DW_FORM_strx2:
+    case llvm::dwarf::DW_FORM_strx3:
+    case llvm::dwarf::DW_FORM_strx4:
+      return type == llvm::dwarf::DW_LNCT_path || type == llvm::dwarf::DW_LNCT_LLVM_source;
+    case llvm::dwarf::DW_FORM_udata:
+    case llvm::dwarf::DW_FORM_data1:
+    case llvm::dwarf::DW_FORM_data2:
+    case llvm::dwarf::DW_FORM_data4:
+    case llvm::dwarf::DW_FORM_data8:
+      return type == llvm::dwarf::DW_LNCT_directory_index ||
+             type == llvm::dwarf::DW_LNCT_timestamp || type == llvm::dwarf::DW_LNCT_size;
+    case llvm::dwarf::DW_FORM_data16:
+      return type == llvm::dwarf::DW_LNCT_MD5;
+    default:
+      return false;
+  }
+}
+
+// Whether LLVM may read the table of lines there: of a form that it does not know it reads what
+// happens to be in memory.
+bool HasSoundHeader(const llvm::DWARFContext& debug, uint64_t offset) {
+  const llvm::DWARFObject& file = debug.getDWARFObj();
+  llvm::DWARFDataExtractor data(file, file.getLineSection(), debug.isLittleEndian(), 8);
+  llvm::DataExtractor::Cursor cursor(offset);
+  llvm::dwarf::FormParams sizes = {0, 8, llvm::dwarf::DWARF32};
+  sizes.Format = data.getInitialLength(cursor).second;
+  sizes.Version = data.getU16(cursor);
+  bool is_sound = true;
+  if (cursor && sizes.Version >= 5) {
+    sizes.AddrSize = data.getU8(cursor);
+    data.skip(cursor, 1 + sizes.getDwarfOffsetByteSize() + 5);
+    data.skip(cursor, std::max<uint64_t>(data.getU8(cursor), 1) - 1);  // lengths of opcodes
+    for (int table = 0; table < 2 && is_sound && cursor; ++table) {    // directories, files
+      std::vector<llvm::dwarf::Form> forms;
+      for (int left = data.getU8(cursor); left > 0 && cursor; --left) {
+        uint64_t type = data.getULEB128(cursor);
+        uint64_t form = data.getULEB128(cursor);
+        is_sound = is_sound && IsSound(type, form);
+        forms.push_back(static_cast<llvm::dwarf::Form>(form));
+      }
+      uint64_t entries = data.getULEB128(cursor);
+      if (!cursor || !is_sound || table == 1 || forms.empty()) break;
+      uint64_t at = cursor.tell();
+      for (; entries > 0 && data.isValidOffset(at); --entries) {
+        for (llvm::dwarf::Form form : forms) {
+          llvm::DWARFFormValue::skipValue(form, data, &at, sizes);
+        }
+      }
+      cursor.seek(at);
+    }
+  }
+  // What is truncated is an error of LLVM's.
+  llvm::consumeError(cursor.takeError());
+  return is_sound;
+}
+
+// LLVM does not expect a unit without content, nor every table of lines.
+bool IsSound(llvm::DWARFUnit& unit) {
+  llvm::DWARFDie root = unit.getUnitDIE(/*ExtractUnitDIEOnly=*/false);
+  if (!root.isValid()) return false;
+  auto lines = llvm::dwarf::toSectionOffset(root.find(llvm::dwarf::DW_AT_stmt_list));
+  return !lines || HasSoundHeader(unit.getContext(), *lines + unit.getLineTableOffset());
 }
 
 // The lines that the table has for code of the functions, which are sorted by address. (LLVM's own
@@ -81,7 +151,7 @@ std::optional<SourceLine> SourceLines::At(uint64_t address) {
   std::lock_guard<Mutex> lock(mutex_);
   if (!Read()) return std::nullopt;
   llvm::DWARFUnit* unit = reader_->debug->getCompileUnitForCodeAddress(address);
-  if (!unit || !HasContent(*unit)) return std::nullopt;
+  if (!unit || !IsSound(*unit)) return std::nullopt;
   llvm::DIInliningInfo frames = reader_->debug->getInliningInfoForAddress(
       {address, llvm::object::SectionedAddress::UndefSection},
       DILineInfoSpecifier(kPath, llvm::DINameKind::None));
@@ -95,7 +165,7 @@ void SourceLines::AddTo(std::vector<ProfiledFunction>& functions) {
   std::lock_guard<Mutex> lock(mutex_);
   if (!Read()) return;
   for (const auto& unit : reader_->debug->compile_units()) {
-    if (!HasContent(*unit)) continue;
+    if (!IsSound(*unit)) continue;
     const LineTable* table = reader_->debug->getLineTableForUnit(unit.get());
     if (table) AddLines(*table, unit->getCompilationDir(), functions);
   }
