@@ -11,133 +11,22 @@
 #include <string_view>
 #include <utility>
 
-#include "base/error.h"
 #include "base/interpreter_lock.h"
+#include "ffi/exported_function.h"
+#include "ffi/imports.h"
+#include "ffi/retained_objects.h"
 
 namespace object_loader {
 
-namespace {
-
 namespace ffi = tvm::ffi;
-
-// The library binary of loaded code: a 64-bit length, then that many bytes of little-endian 64-bit
-// counts and numbers, and of strings with their length before them (tvm/ffi, library modules).
-class BinaryReader {
- public:
-  explicit BinaryReader(const char* binary) : position_(binary + sizeof(uint64_t)) {
-    std::memcpy(&left_, binary, sizeof(left_));
-  }
-
-  uint64_t Number() {
-    uint64_t value;
-    std::memcpy(&value, Take(sizeof(value)), sizeof(value));
-    return value;
-  }
-
-  std::vector<uint64_t> Numbers() {
-    std::vector<uint64_t> values(CheckCount(Number(), sizeof(uint64_t)));
-    for (uint64_t& value : values) value = Number();
-    return values;
-  }
-
-  std::string_view String() {
-    uint64_t size = CheckCount(Number(), 1);
-    return {Take(size), size};
-  }
-
- private:
-  uint64_t CheckCount(uint64_t count, uint64_t size) {
-    if (count > left_ / size) Fail();
-    return count;
-  }
-
-  const char* Take(uint64_t size) {
-    if (size > left_) Fail();
-    left_ -= size;
-    return std::exchange(position_, position_ + size);
-  }
-
-  [[noreturn]] static void Fail() {
-    TVM_FFI_THROW(RuntimeError) << ffi::symbol::tvm_ffi_library_bin << " is malformed";
-    TVM_FFI_UNREACHABLE();
-  }
-
-  const char* position_;
-  uint64_t left_;
-};
-
-// Bytes where they were loaded to: parts can be as large as the weights of a network. They keep the
-// code loaded, since they lie in its memory.
-class LoadedBytesObj : public ffi::detail::BytesObj {
- public:
-  LoadedBytesObj(std::string_view bytes, std::shared_ptr<void> code) : code_(std::move(code)) {
-    data = bytes.data();
-    size = bytes.size();
-  }
-
- private:
-  std::shared_ptr<void> code_;
-};
-
-ffi::Module LoadFromBytes(std::string_view kind, std::string_view bytes,
-                          const std::shared_ptr<void>& code) {
-  std::string loader = "ffi.Module.load_from_bytes." + std::string(kind);
-  auto load = ffi::Function::GetGlobal(loader);
-  if (!load.has_value()) {
-    TVM_FFI_THROW(RuntimeError) << "the object embeds a module of kind `" << kind
-                                << "`, but no loader for it is registered: import the package "
-                                << "that registers the global function " << loader;
-  }
-  ffi::ObjectPtr<LoadedBytesObj> object = ffi::make_object<LoadedBytesObj>(bytes, code);
-  TVMFFIAny argument = {};
-  argument.type_index = kTVMFFIBytes;
-  argument.v_obj = ffi::detail::ObjectUnsafe::TVMFFIObjectPtrFromObjectPtr(object);
-  ffi::AnyView view = ffi::AnyView::CopyFromTVMFFIAny(argument);
-  ffi::Any module;
-  load->CallPacked(&view, 1, &module);
-  return std::move(module).cast<ffi::Module>();
-}
-
-// The root of the tree that `binary` describes, with `library` in the place of "_lib". The tree:
-// for module i the children are child_indices[indptr[i]] to child_indices[indptr[i + 1] - 1].
-// `code` is what keeps the binary in memory.
-ffi::Module BuildImports(const char* binary, const ffi::Module& library, bool library_has_its_own,
-                         const std::shared_ptr<void>& code) {
-  BinaryReader reader(binary);
-  std::vector<uint64_t> indptr = reader.Numbers();
-  std::vector<uint64_t> child_indices = reader.Numbers();
-  // Checked beforehand: the library is not to be left with some of its imports.
-  auto names_no_module = [&](uint64_t child) { return child >= indptr.size() - 1; };
-  if (indptr.size() < 2 || indptr.front() != 0 || !std::is_sorted(indptr.begin(), indptr.end())) {
-    TVM_FFI_THROW(RuntimeError) << ffi::symbol::tvm_ffi_library_bin << " is malformed";
-  }
-  if (indptr.back() != child_indices.size() ||
-      std::any_of(child_indices.begin(), child_indices.end(), names_no_module)) {
-    TVM_FFI_THROW(RuntimeError) << ffi::symbol::tvm_ffi_library_bin
-                                << " names a module that it does not hold";
-  }
-  std::vector<ffi::Module> modules;
-  for (size_t i = 0; i + 1 < indptr.size(); ++i) {
-    std::string_view kind = reader.String();
-    modules.push_back(kind == "_lib" ? library : LoadFromBytes(kind, reader.String(), code));
-  }
-  for (size_t i = 0; i < modules.size(); ++i) {
-    if (library_has_its_own && modules[i].same_as(library)) continue;
-    for (uint64_t child = indptr[i]; child < indptr[i + 1]; ++child) {
-      modules[i]->ImportModule(modules[child_indices[child]]);
-    }
-  }
-  return modules.front();
-}
-
-}  // namespace
 
 ModulePtr ModuleOf(const Dylib& dylib) {
   return static_cast<ffi::WeakObjectPtr<ObjectModuleObj>*>(dylib.representation().get())->lock();
 }
 
-ModulePtr CreateModule(std::shared_ptr<Session> session, const std::optional<std::string>& name,
-                       const std::vector<LinkedTo>& link_order, bool replaces) {
+namespace {
+
+std::vector<Link> LinksTo(const std::vector<LinkedTo>& link_order) {
   std::vector<Link> links;
   for (const LinkedTo& entry : link_order) {
     if (const auto* path = std::get_if<std::string>(&entry)) {
@@ -149,11 +38,32 @@ ModulePtr CreateModule(std::shared_ptr<Session> session, const std::optional<std
       links.push_back({nullptr, nullptr, std::move(library)});
     } else {
       const ModulePtr& module = std::get<ModulePtr>(entry);
-      links.push_back(
-          {module->dylib().shared_from_this(), std::make_shared<ModulePtr>(module), nullptr});
+      links.push_back({module->dylib(), std::make_shared<ModulePtr>(module), nullptr});
     }
   }
-  auto dylib = Dylib::Create(std::move(session), name, std::move(links), replaces);
+  return links;
+}
+
+bool IsUpToDate(const std::vector<Link>& links) {
+  return std::all_of(links.begin(), links.end(), [](const Link& link) {
+    return !link.dylib || link.dylib == (*static_cast<ModulePtr*>(link.owner.get()))->dylib();
+  });
+}
+
+}  // namespace
+
+ModulePtr CreateModule(const std::shared_ptr<Session>& session,
+                       const std::optional<std::string>& name,
+                       const std::vector<LinkedTo>& link_order, bool replaces) {
+  std::shared_ptr<Dylib> dylib;
+  while (!dylib) {
+    std::vector<Link> links = LinksTo(link_order);
+    try {
+      dylib = Dylib::Create(session, name, links, replaces);
+    } catch (const SessionClosedError&) {
+      if (IsUpToDate(links)) throw;
+    }
+  }
   auto module = ffi::make_object<ObjectModuleObj>(dylib);
   dylib->Publish(std::make_shared<ffi::WeakObjectPtr<ObjectModuleObj>>(module));
   return module;
@@ -167,9 +77,35 @@ std::vector<ModulePtr> ModulesOf(Session& session) {
   return modules;
 }
 
+std::vector<ModulePtr> DependentsOf(const ModulePtr& module) {
+  // Whatever is linked to another dylib was made after that.
+  std::vector<ModulePtr> members;
+  for (const auto& member : module->dylib()->session()->Members()) {
+    ModulePtr other = ModuleOf(static_cast<Dylib&>(*member));
+    if (other && other != module) members.push_back(std::move(other));
+  }
+  auto was_made_before = [](const ModulePtr& a, const ModulePtr& b) {
+    return a->dylib()->id() < b->dylib()->id();
+  };
+  std::sort(members.begin(), members.end(), was_made_before);
+  members.erase(std::unique(members.begin(), members.end()), members.end());
+  std::vector<ModulePtr> found = {module};
+  for (const ModulePtr& member : members) {
+    std::vector<Link> links = member->dylib()->link_order();
+    bool is_linked = std::any_of(links.begin(), links.end(), [&](const Link& link) {
+      if (!link.dylib) return false;
+      const ModulePtr& to = *static_cast<ModulePtr*>(link.owner.get());
+      return std::find(found.begin(), found.end(), to) != found.end();
+    });
+    if (is_linked) found.push_back(member);
+  }
+  found.erase(found.begin());
+  return found;
+}
+
 std::vector<LinkedTo> LinkOrderOf(const ObjectModuleObj& module) {
   std::vector<LinkedTo> entries;
-  for (const Link& link : module.dylib().link_order()) {
+  for (const Link& link : module.dylib()->link_order()) {
     if (link.library) {
       entries.push_back(link.library->path());
     } else {
@@ -180,10 +116,18 @@ std::vector<LinkedTo> LinkOrderOf(const ObjectModuleObj& module) {
 }
 
 ObjectModuleObj::~ObjectModuleObj() {
-  dylib_->ClearPointer(ffi::symbol::tvm_ffi_library_ctx);
+  former_.push_back(dylib_);
+  // Code that stays in memory is not to find the module any more.
+  for (const auto& version : former_) version->ClearPointer(ffi::symbol::tvm_ffi_library_ctx);
   OutsideInterpreter outside;
   dylib_->Drop();
   dylib_.reset();
+  former_.clear();
+}
+
+std::shared_ptr<Dylib> ObjectModuleObj::dylib() const {
+  std::lock_guard<Mutex> lock(mutex_);
+  return dylib_;
 }
 
 ObjectModuleObj* ObjectModuleObj::From(TVMFFIObject* object) {
@@ -196,46 +140,60 @@ int ObjectModuleObj::GetPropertyMask() const {
   return ffi::Module::kBinarySerializable | ffi::Module::kRunnable;
 }
 
-void ObjectModuleObj::ThrowIfClosed() const {
-  if (dylib_->closed()) {
-    throw ffi::Error("SessionClosedError", dylib_->ClosedMessage(), "");
-  }
+bool ObjectModuleObj::closed() const {
+  return WithCurrent([](const Dylib& dylib) { return dylib.closed(); });
 }
 
-ffi::Function ObjectModuleObj::MakeFunction(void* address, const std::string& name) {
-  auto function =
-      ffi::make_object<ExportedFunctionObj>(ffi::GetObjectPtr<ObjectModuleObj>(this),
-                                            reinterpret_cast<TVMFFISafeCallType>(address), name);
+void ObjectModuleObj::ThrowIfClosed() const {
+  if (closed()) throw ffi::Error("SessionClosedError", dylib()->ClosedMessage(), "");
+}
+
+ffi::Function ObjectModuleObj::MakeFunction(std::shared_ptr<Dylib> dylib, void* address,
+                                            const std::string& name) {
+  auto function = ffi::make_object<ExportedFunctionObj>(ffi::GetObjectPtr<ObjectModuleObj>(this),
+                                                        std::move(dylib), address, name);
   return ffi::GetRef<ffi::Function>(static_cast<ffi::FunctionObj*>(function.get()));
 }
 
 ffi::Optional<ffi::Function> ObjectModuleObj::GetFunction(const ffi::String& name) {
   ThrowIfClosed();
-  void* address = dylib_->FindFunction(name);
+  std::shared_ptr<Dylib> dylib;
+  void* address = WithCurrent([&](Dylib& current) {
+    dylib = current.shared_from_this();
+    return current.FindFunction(name);
+  });
   if (!address) return std::nullopt;
-  return MakeFunction(address, name);
+  return MakeFunction(std::move(dylib), address, name);
 }
 
 ffi::Function ObjectModuleObj::RequireFunction(const std::string& name) {
-  return MakeFunction(dylib_->GetFunction(name), name);
+  std::shared_ptr<Dylib> dylib;
+  void* address = WithCurrent([&](Dylib& current) {
+    dylib = current.shared_from_this();
+    return current.GetFunction(name);
+  });
+  return MakeFunction(std::move(dylib), address, name);
 }
 
 ffi::Optional<ffi::String> ObjectModuleObj::CallGetter(const std::string& symbol) {
-  ThrowIfClosed();
-  void* address = dylib_->FindSymbol(symbol);
-  if (!address) return std::nullopt;
-  ffi::Any result;
-  bool entered;
-  {
-    CallScope scope(dylib_->gate());
-    entered = scope.entered();
-    if (entered) {
-      result = ffi::Function::InvokeExternC(nullptr, reinterpret_cast<TVMFFISafeCallType>(address));
-      KeepCodeOf(ffi::AnyView(result).CopyToTVMFFIAny());
-    }
+  std::optional<ffi::Any> result;
+  bool was_called = false;
+  // Called once, whatever is loaded while it is.
+  WithCurrent([&](Dylib& current) {
+    if (was_called) return true;
+    CallScope scope(&current.gate());
+    void* address = scope.entered() ? current.FindSymbol(symbol) : nullptr;
+    if (!address) return false;
+    was_called = true;
+    result = ffi::Function::InvokeExternC(nullptr, reinterpret_cast<TVMFFISafeCallType>(address));
+    KeepCodeOf(ffi::AnyView(*result).CopyToTVMFFIAny());
+    return true;
+  });
+  if (!result) {
+    ThrowIfClosed();
+    return std::nullopt;
   }
-  if (!entered) ThrowIfClosed();
-  return std::move(result).cast<ffi::String>();
+  return std::move(*result).cast<ffi::String>();
 }
 
 ffi::Optional<ffi::String> ObjectModuleObj::GetFunctionMetadata(const ffi::String& name) {
@@ -249,48 +207,41 @@ ffi::Optional<ffi::String> ObjectModuleObj::GetFunctionDoc(const ffi::String& na
 ObjectModuleObj::Holders ObjectModuleObj::CountHolders(uint64_t references) const {
   Holders holders;
   holders.functions = static_cast<uint64_t>(functions_.load(std::memory_order_relaxed));
-  // Each dylib that is linked to this one holds its module.
-  uint64_t known = holders.functions + dylib_->code().CountNeeds().dylibs +
-                   static_cast<uint64_t>(handles_.load(std::memory_order_relaxed));
+  uint64_t known =
+      holders.functions + static_cast<uint64_t>(handles_.load(std::memory_order_relaxed));
+  // Each dylib that is linked to a version of this one holds its module.
+  for (const auto& version : Versions()) known += version->code().CountNeeds().dylibs;
   holders.others = references - std::min(references, known);
   return holders;
 }
 
-ffi::Module ObjectModuleObj::Load(llvm::function_ref<Inputs()> read, LoadRecord& record) {
-  Inputs inputs = read();
-  if (dylib_->closed()) throw SessionClosedError(dylib_->ClosedMessage());
+Scope::Libraries OpenLibraries(const Inputs& inputs, LoadRecord& record) {
   Scope::Libraries opened;
-  if (!inputs.libraries().empty()) {
-    record.Enter(LoadRecord::kLinking);
-    record.libraries = inputs.libraries();
-    for (const std::string& path : inputs.libraries()) opened.push_back(SharedLibrary::Open(path));
-  }
-  ffi::Module root = Self();
-  Tree before = Known();
-  try {
-    dylib_->Load(std::move(inputs), opened, [&] { root = BindContext(); }, record);
-  } catch (...) {
-    ForgetUnlessLoaded(before);
-    throw;
-  }
-  record.Succeed();
-  return root;
+  if (inputs.libraries().empty()) return opened;
+  record.Enter(LoadRecord::kLinking);
+  record.libraries = inputs.libraries();
+  for (const std::string& path : inputs.libraries()) opened.push_back(SharedLibrary::Open(path));
+  return opened;
 }
 
-void** ObjectModuleObj::FindContext(const std::string& symbol) const {
-  void* variable = dylib_->FindSymbol(symbol);
-  MemoryPool& memory = dylib_->session()->linker().memory();
+namespace {
+
+// The variable of a symbol that tvm-ffi fills in, or null; LinkError where it can't be written.
+void** FindContext(const Dylib& dylib, const std::string& symbol) {
+  void* variable = dylib.FindSymbol(symbol);
+  MemoryPool& memory = dylib.session()->linker().memory();
   if (variable && !memory.Holds(variable, sizeof(void*), /*written=*/true)) {
-    throw LinkError("dylib '" + dylib_->name() + "': " + symbol +
+    throw LinkError("dylib '" + dylib.name() + "': " + symbol +
                     " is no variable that can be written: define it as `void* " + symbol + "`");
   }
   return static_cast<void**>(variable);
 }
 
-const char* ObjectModuleObj::FindLibraryBinary() const {
-  const void* binary = dylib_->FindSymbol(ffi::symbol::tvm_ffi_library_bin);
+// The library binary, or null; LinkError where it reaches past what is loaded.
+const char* FindLibraryBinary(const Dylib& dylib) {
+  const void* binary = dylib.FindSymbol(ffi::symbol::tvm_ffi_library_bin);
   if (!binary) return nullptr;
-  MemoryPool& memory = dylib_->session()->linker().memory();
+  MemoryPool& memory = dylib.session()->linker().memory();
   uint64_t size = 0;
   bool whole = memory.Holds(binary, sizeof(size), /*written=*/false);
   if (whole) {
@@ -299,61 +250,105 @@ const char* ObjectModuleObj::FindLibraryBinary() const {
             memory.Holds(binary, sizeof(size) + size, /*written=*/false);
   }
   if (!whole) {
-    throw LinkError("dylib '" + dylib_->name() +
+    throw LinkError("dylib '" + dylib.name() +
                     "': " + std::string(ffi::symbol::tvm_ffi_library_bin) +
                     " is malformed: it reaches past what is loaded");
   }
   return static_cast<const char*>(binary);
 }
 
-ffi::Module ObjectModuleObj::BindContext() {
+}  // namespace
+
+ffi::Module ObjectModuleObj::Load(llvm::function_ref<Inputs()> read, LoadRecord& record) {
+  Inputs inputs = read();
+  ThrowIfClosed();
+  Scope::Libraries opened = OpenLibraries(inputs, record);
+  ffi::Module root = Self();
+  for (;;) {
+    std::shared_ptr<Dylib> current = dylib();
+    Tree before = Known();
+    try {
+      current->Load(
+          std::move(inputs), opened,
+          [&] {
+            Tree tree = Known();
+            auto built = BindContext(*current, tree);
+            if (built) Remember(std::move(tree));
+            root = built ? *built : Root();
+          },
+          record);
+      break;
+    } catch (const SessionClosedError&) {
+      ForgetUnlessLoaded(*current, before);
+      if (current == dylib()) throw;  // otherwise its inputs are still there
+    } catch (...) {
+      ForgetUnlessLoaded(*current, before);
+      throw;
+    }
+  }
+  record.Succeed();
+  return root;
+}
+
+std::optional<ffi::Module> ObjectModuleObj::BindContext(Dylib& dylib, Tree& tree) {
   ffi::Module::VisitContextSymbols(
-      ffi::TypedFunction<void(ffi::String, void*)>([this](ffi::String name, void* value) {
-        if (void** variable = FindContext(name)) *variable = value;
+      ffi::TypedFunction<void(ffi::String, void*)>([&](ffi::String name, void* value) {
+        if (void** variable = FindContext(dylib, name)) *variable = value;
       }));
-  auto** context = FindContext(ffi::symbol::tvm_ffi_library_ctx);
-  const char* binary = FindLibraryBinary();
+  auto** context = FindContext(dylib, ffi::symbol::tvm_ffi_library_ctx);
+  const char* binary = FindLibraryBinary(dylib);
   // tvm-ffi takes a module's address in its registries for the address of a ModuleObj.
   void* context_before = context ? std::exchange(*context, this) : nullptr;
-  if (!binary || binary == Known().binary) return Root();
+  if (!binary || binary == tree.binary) return std::nullopt;
   std::shared_ptr<void> code;
   try {
-    code = dylib_->code().Keep();
+    code = dylib.code().Keep();
+    size_t imports_before = imports().size();
     ffi::Module root = BuildImports(binary, Self(), false, code);
-    Remember(binary, root);
+    tree = {};
+    tree.binary = binary;
+    tree.SetRoot(root, this);
+    for (size_t i = imports_before; i < imports().size(); ++i) {
+      auto import = imports()[static_cast<int64_t>(i)].cast<ffi::Module>();
+      auto* object = const_cast<ffi::ModuleObj*>(import.operator->());
+      tree.imports.emplace_back(ffi::GetObjectPtr<ffi::ModuleObj>(object));
+    }
     return root;
   } catch (...) {
     // The code may outlive the failed load, and this module.
     if (context) *context = context_before;
-    if (code.use_count() > 1) dylib_->NoteEarlyUse();
+    if (code.use_count() > 1) dylib.NoteEarlyUse();
     throw;
   }
 }
 
 ffi::Module ObjectModuleObj::Self() { return ffi::Module(ffi::GetObjectPtr<ffi::ModuleObj>(this)); }
 
+void ObjectModuleObj::Tree::SetRoot(const ffi::Module& module, const ObjectModuleObj* library) {
+  auto* object = const_cast<ffi::ModuleObj*>(module.operator->());
+  is_rooted_here = object == library;
+  if (is_rooted_here) return;
+  root = ffi::WeakObjectPtr<ffi::ModuleObj>(ffi::GetObjectPtr<ffi::ModuleObj>(object));
+}
+
 ObjectModuleObj::Tree ObjectModuleObj::Known() const {
-  std::lock_guard<Mutex> lock(tree_mutex_);
+  std::lock_guard<Mutex> lock(mutex_);
   return tree_;
 }
 
-void ObjectModuleObj::Remember(const char* binary, const ffi::Module& root) {
-  auto* object = const_cast<ffi::ModuleObj*>(root.operator->());
-  Tree tree;
-  tree.binary = binary;
-  tree.is_rooted_here = object == this;
-  if (!tree.is_rooted_here) {
-    tree.root = ffi::WeakObjectPtr<ffi::ModuleObj>(ffi::GetObjectPtr<ffi::ModuleObj>(object));
-  }
-  std::lock_guard<Mutex> lock(tree_mutex_);
+void ObjectModuleObj::Remember(Tree tree) {
+  std::lock_guard<Mutex> lock(mutex_);
   std::swap(tree_, tree);
 }
 
 // A load that failed may have loaded others from its initializers, which saw its library binary.
-void ObjectModuleObj::ForgetUnlessLoaded(const Tree& before) {
-  const void* binary = dylib_->FindSymbol(ffi::symbol::tvm_ffi_library_bin);
-  std::lock_guard<Mutex> lock(tree_mutex_);
-  if (tree_.binary != binary) tree_ = before.binary == binary ? before : Tree();
+void ObjectModuleObj::ForgetUnlessLoaded(const Dylib& dylib, const Tree& before) {
+  const void* binary = dylib.FindSymbol(ffi::symbol::tvm_ffi_library_bin);
+  Tree forgotten;
+  std::lock_guard<Mutex> lock(mutex_);
+  if (dylib_.get() != &dylib || tree_.binary == binary) return;
+  if (before.binary == binary) forgotten = before;
+  std::swap(tree_, forgotten);
 }
 
 ffi::Module ObjectModuleObj::Root() {
@@ -361,56 +356,72 @@ ffi::Module ObjectModuleObj::Root() {
   Tree tree = Known();
   if (!tree.binary || tree.is_rooted_here) return Self();
   if (auto known = tree.root.lock()) return ffi::Module(known);
-  ffi::Module root = BuildImports(tree.binary, Self(), true, dylib_->code().Keep());
-  Remember(tree.binary, root);
+  std::shared_ptr<Dylib> current = dylib();
+  ffi::Module root = BuildImports(tree.binary, Self(), true, current->code().Keep());
+  tree.SetRoot(root, this);
+  std::lock_guard<Mutex> lock(mutex_);
+  if (tree_.binary == tree.binary) std::swap(tree_, tree);
   return root;
 }
 
-ExportedFunctionObj::ExportedFunctionObj(ModulePtr module, TVMFFISafeCallType code,
-                                         const std::string& name)
-    : code_(code), gate_(module->dylib().gate()), module_(std::move(module)), name_(name) {
-  safe_call = SafeCall;
-  cpp_call = nullptr;
-  module_->CountFunction(1);
+std::vector<std::shared_ptr<Dylib>> ObjectModuleObj::Versions() const {
+  std::lock_guard<Mutex> lock(mutex_);
+  std::vector<std::shared_ptr<Dylib>> versions = former_;
+  versions.push_back(dylib_);
+  return versions;
 }
 
-int ExportedFunctionObj::RaiseClosed() const {
-  TVMFFIErrorSetRaisedFromCStr("SessionClosedError", module_->dylib().ClosedMessage().c_str());
-  return -1;
+void ObjectModuleObj::Close(const KeepWaiting& keep_waiting) {
+  std::vector<std::shared_ptr<Dylib>> versions;
+  do {
+    versions = Versions();
+    for (size_t i = 0; i + 1 < versions.size(); ++i) {
+      versions[i]->StopCalls(keep_waiting);
+      versions[i]->ResumeCalls();
+    }
+    versions.back()->Close(keep_waiting);
+  } while (versions.back() != dylib());
 }
 
-int ExportedFunctionObj::CallWithObjects(const CallScope& scope, const TVMFFIAny* args,
-                                         int32_t num_args, TVMFFIAny* result) const {
-  const bool is_nested = scope.is_nested();
-  Crossing crossing(args, num_args, /*gates=*/1);
-  int code = code_(nullptr, args, num_args, result);
-  crossing.Leave(code, *result, [this] { module_->dylib().code().KeepForEver(); });
-  code = KeepCodeOfOutcome(code, *result);
-  return code == 0 && is_nested ? NoteGiven(*result) : code;
-}
-
-void ExportedFunctionObj::LeaveOutermost(const CallScope& scope) const {
-  auto keep_for_ever = [this] { module_->dylib().code().KeepForEver(); };
-  try {
-    Crossing::LeaveOutermost(scope.record(), keep_for_ever);
-  } catch (const std::bad_alloc&) {
-    keep_for_ever();
+void ObjectModuleObj::Bind(std::shared_ptr<Dylib>& bound, const std::shared_ptr<Dylib>& current,
+                           llvm::function_ref<void()> bind) {
+  {
+    std::lock_guard<Mutex> lock(mutex_);
+    if (bound == current) return;
+    bind();
+    // It is one of the former versions, which keep it for those inside.
+    bound = current;
   }
+  ReleaseFormer();
 }
 
-int ExportedFunctionObj::NoteGiven(TVMFFIAny& result) {
-  try {
-    Crossing::NoteGiven(result);
-    return 0;
-  } catch (const std::bad_alloc&) {
-    TVMFFIObjectDecRef(std::exchange(result, {}).v_obj);
-    return RaiseOutOfMemory();
-  }
+void ObjectModuleObj::SetImports(const ffi::Array<ffi::Any>& imports) {
+  ClearImports();  // and what was found in them
+  imports_ = imports;
 }
 
-int ExportedFunctionObj::SafeCall(void* self, const TVMFFIAny* args, int32_t num_args,
-                                  TVMFFIAny* result) {
-  return From(self)->Call(args, num_args, result);
+void ObjectModuleObj::ReserveFormer() {
+  std::lock_guard<Mutex> lock(mutex_);
+  former_.reserve(former_.size() + 1);
+}
+
+void ObjectModuleObj::SwitchTo(const std::shared_ptr<Dylib>& next, Tree tree) {
+  std::lock_guard<Mutex> lock(mutex_);
+  former_.push_back(dylib_);
+  dylib_ = next;
+  std::swap(tree_, tree);
+  reloads_.fetch_add(1, std::memory_order_release);
+}
+
+void ObjectModuleObj::ReleaseFormer() {
+  std::vector<std::shared_ptr<Dylib>> released;
+  std::lock_guard<Mutex> lock(mutex_);
+  auto is_needed = [](const std::shared_ptr<Dylib>& version) {
+    return version.use_count() > 1 || !version->gate().IsEmpty();
+  };
+  auto first = std::stable_partition(former_.begin(), former_.end(), is_needed);
+  released.assign(std::make_move_iterator(first), std::make_move_iterator(former_.end()));
+  former_.erase(first, former_.end());
 }
 
 }  // namespace object_loader

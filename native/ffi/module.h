@@ -6,9 +6,14 @@
 // Lifetime: the module owns its dylib. A function holds its module, a module those of its link
 // order; so whoever holds a module or one of its functions keeps all code loaded that it needs. The
 // address of the module is what `__tvm_ffi__library_ctx` of the loaded code is set to.
+//
+// A reload (ffi/reload.h) gives the module another dylib, the next version of the one that it had.
+// Whoever asks the module for its dylib has the version of that moment, which may be closed when it
+// is looked at: see WithCurrent.
 #ifndef OBJECT_LOADER_FFI_MODULE_H_
 #define OBJECT_LOADER_FFI_MODULE_H_
 
+#include <llvm/ADT/STLFunctionalExtras.h>
 #include <tvm/ffi/extra/module.h>
 #include <tvm/ffi/function.h>
 
@@ -21,7 +26,7 @@
 #include <variant>
 #include <vector>
 
-#include "ffi/retained_objects.h"
+#include "base/error.h"
 #include "session/dylib.h"
 
 namespace object_loader {
@@ -37,7 +42,25 @@ class ObjectModuleObj : public tvm::ffi::ModuleObj {
   tvm::ffi::Optional<tvm::ffi::String> GetFunctionMetadata(const tvm::ffi::String& name) final;
   tvm::ffi::Optional<tvm::ffi::String> GetFunctionDoc(const tvm::ffi::String& name) final;
 
-  Dylib& dylib() const { return *dylib_; }
+  // The version that is loaded now.
+  std::shared_ptr<Dylib> dylib() const;
+  // Calls `use` with the version that is loaded now; once more where it was replaced meanwhile,
+  // also if that made it throw. Returns what the last call of it does.
+  template <typename Use>
+  auto WithCurrent(const Use& use) const {
+    for (;;) {
+      std::shared_ptr<Dylib> current = dylib();
+      try {
+        auto result = use(*current);
+        if (dylib() == current) return result;
+      } catch (const ObjectLoaderError&) {
+        if (dylib() == current) throw;
+      }
+    }
+  }
+  bool closed() const;
+  // How often it was reloaded.
+  uint64_t reloads() const { return reloads_.load(std::memory_order_acquire); }
   // The module, if the object is one of these; null otherwise. Other modules of the kind "library"
   // have that text elsewhere.
   static ObjectModuleObj* From(TVMFFIObject* object);
@@ -49,6 +72,14 @@ class ObjectModuleObj : public tvm::ffi::ModuleObj {
 
   // The function, or the dylib's FunctionNotFoundError or SessionClosedError.
   tvm::ffi::Function RequireFunction(const std::string& name);
+
+  // As of its dylib; also waits for calls of former versions.
+  void Close(const KeepWaiting& keep_waiting);
+
+  // Binds a function, which holds `bound`, to `current`: calls `bind`, unless another thread has
+  // done so.
+  void Bind(std::shared_ptr<Dylib>& bound, const std::shared_ptr<Dylib>& current,
+            llvm::function_ref<void()> bind);
 
   // Those that hold this module, by kind; `others` are modules and what else tvm-ffi knows.
   struct Holders {
@@ -69,30 +100,46 @@ class ObjectModuleObj : public tvm::ffi::ModuleObj {
  private:
   static constexpr char kKind[] = "library";
 
+  friend class Reload;
+
   // What was built from the library binary.
   struct Tree {
     const char* binary = nullptr;  // null: there is none
     bool is_rooted_here = false;
     tvm::ffi::WeakObjectPtr<tvm::ffi::ModuleObj> root;  // where it is another module
+    std::vector<tvm::ffi::WeakObjectPtr<tvm::ffi::ModuleObj>> imports;  // that this module got
+
+    void SetRoot(const tvm::ffi::Module& module, const ObjectModuleObj* library);
   };
 
-  tvm::ffi::Module BindContext();
+  // Sets what tvm-ffi wants to have set in the dylib's code, and builds the tree that it embeds,
+  // where there is one and it is not `tree` already. Returns its root.
+  std::optional<tvm::ffi::Module> BindContext(Dylib& dylib, Tree& tree);
   tvm::ffi::Module Self();
   Tree Known() const;
-  void ForgetUnlessLoaded(const Tree& before);
-  void Remember(const char* binary, const tvm::ffi::Module& root);
-  // The variable of a symbol that tvm-ffi fills in, or null; LinkError where it can't be written.
-  void** FindContext(const std::string& symbol) const;
-  // The library binary, or null; LinkError where it reaches past what is loaded.
-  const char* FindLibraryBinary() const;
+  void ForgetUnlessLoaded(const Dylib& dylib, const Tree& before);
+  void Remember(Tree tree);
+  void SetImports(const tvm::ffi::Array<tvm::ffi::Any>& imports);
+  // So that SwitchTo needs no memory.
+  void ReserveFormer();
+  // The next version takes the place of the one that is loaded now.
+  void SwitchTo(const std::shared_ptr<Dylib>& next, Tree tree);
+  // The former ones, and at last the one that is loaded now.
+  std::vector<std::shared_ptr<Dylib>> Versions() const;
+  // Lets go of former versions that nobody needs any more.
+  void ReleaseFormer();
   tvm::ffi::Optional<tvm::ffi::String> CallGetter(const std::string& symbol);
   // Throws tvm::ffi::Error with the kind SessionClosedError.
   void ThrowIfClosed() const;
-  tvm::ffi::Function MakeFunction(void* address, const std::string& name);
+  tvm::ffi::Function MakeFunction(std::shared_ptr<Dylib> dylib, void* address,
+                                  const std::string& name);
 
+  mutable Mutex mutex_;
   std::shared_ptr<Dylib> dylib_;
-  mutable Mutex tree_mutex_;
   Tree tree_;
+  // Versions before it that may be in memory, or have functions that are bound to them.
+  std::vector<std::shared_ptr<Dylib>> former_;
+  std::atomic<uint64_t> reloads_{0};
   std::atomic<int64_t> functions_{0};
   std::atomic<int64_t> handles_{0};
 };
@@ -103,68 +150,24 @@ using ModulePtr = tvm::ffi::ObjectPtr<ObjectModuleObj>;
 using LinkedTo = std::variant<ModulePtr, std::string>;
 
 // A module over a new dylib; see Dylib::Create.
-ModulePtr CreateModule(std::shared_ptr<Session> session, const std::optional<std::string>& name,
+ModulePtr CreateModule(const std::shared_ptr<Session>& session,
+                       const std::optional<std::string>& name,
                        const std::vector<LinkedTo>& link_order, bool replaces);
 
 // The modules of the session's open dylibs that have their names, in order of creation.
 std::vector<ModulePtr> ModulesOf(Session& session);
 
+// The modules of the session that are linked to this one, or to one of those, in order of creation.
+std::vector<ModulePtr> DependentsOf(const ModulePtr& module);
+
 // The module of a dylib; null where it is gone.
 ModulePtr ModuleOf(const Dylib& dylib);
 
+// Opens the shared libraries among the inputs. Throws LinkError.
+Scope::Libraries OpenLibraries(const Inputs& inputs, LoadRecord& record);
+
 // The link order of the module's dylib.
 std::vector<LinkedTo> LinkOrderOf(const ObjectModuleObj& module);
-
-// A function of a module: the address of its code behind the gate of its dylib.
-class ExportedFunctionObj : public tvm::ffi::FunctionObj {
- public:
-  ExportedFunctionObj(ModulePtr module, TVMFFISafeCallType code, const std::string& name);
-  ~ExportedFunctionObj() { module_->CountFunction(-1); }
-
-  const ModulePtr& module() const { return module_; }
-  const std::string& name() const { return name_; }
-
-  static bool IsInstance(const TVMFFIObject* object) {
-    return object && object->type_index == TVMFFITypeIndex::kTVMFFIFunction &&
-           FunctionIn(TVMFFIFunctionGetCellPtr(const_cast<TVMFFIObject*>(object))->safe_call) ==
-               reinterpret_cast<void*>(SafeCall);
-  }
-  static ExportedFunctionObj* From(void* object) {
-    return static_cast<ExportedFunctionObj*>(static_cast<tvm::ffi::Object*>(object));
-  }
-
-  // As TVMFFISafeCallType; a call through a closed gate fails with a SessionClosedError.
-  int Call(const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result) const {
-    try {
-      CallScope scope(gate_);  // a thread's first one needs memory
-      if (scope.entered()) {
-        // By loaded code, or with what may hand objects over.
-        if (__builtin_expect(scope.is_nested() || LeadToObjects(args, num_args), false)) {
-          return CallWithObjects(scope, args, num_args, result);
-        }
-        int code = code_(nullptr, args, num_args, result);
-        if (__builtin_expect(scope.record().given != nullptr, false)) LeaveOutermost(scope);
-        return KeepCodeOfOutcome(code, *result);
-      }
-    } catch (const std::bad_alloc&) {
-      return RaiseOutOfMemory();
-    }
-    return RaiseClosed();  // outside: making the error takes long, and a close waits for calls
-  }
-
- private:
-  static int SafeCall(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result);
-  int CallWithObjects(const CallScope& scope, const TVMFFIAny* args, int32_t num_args,
-                      TVMFFIAny* result) const;
-  void LeaveOutermost(const CallScope& scope) const;
-  static int NoteGiven(TVMFFIAny& result);
-  int RaiseClosed() const;
-
-  TVMFFISafeCallType code_;
-  const CallGate& gate_;
-  ModulePtr module_;
-  const std::string name_;
-};
 
 }  // namespace object_loader
 

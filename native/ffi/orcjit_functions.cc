@@ -32,7 +32,7 @@ class SessionObj : public ffi::Object {
     ModulePtr module = CreateModule(session_, given, link_order, /*replaces=*/given.has_value());
     LoadRecord record(module->dylib());
     ffi::Module root = module->Load(read, record);
-    if (given) module->dylib().TakeName();
+    if (given) module->dylib()->TakeName();
     return root;
   }
 

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "ffi/backtrace.h"
-#include "ffi/module.h"
+#include "ffi/exported_function.h"
 #include "session/call_gate.h"
 #include "session/trampolines.h"
 

@@ -188,6 +188,15 @@ void ForgetOtherHandlers(CodeOwner& owner) {
   __cxa_finalize(&owner);
 }
 
+bool HasExitHandlerFor(CodeOwner& owner, uint64_t begin, uint64_t end) {
+  std::lock_guard<Mutex> lock(mutex);
+  for (ExitHandler* handler = owner.exit_handlers; handler; handler = handler->before) {
+    auto argument = reinterpret_cast<uint64_t>(handler->argument);
+    if (argument >= begin && argument < end) return true;
+  }
+  return false;
+}
+
 void RunExitHandlers(CodeOwner& owner) {
   for (;;) {
     ExitHandlerBatch* finished;

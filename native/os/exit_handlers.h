@@ -38,6 +38,9 @@ bool RemoveFinalizers(uint64_t number);
 // added is then run before the first part of that is destroyed.
 void RunFinalizersAtExit();
 
+// Whether one of the load's handlers has an argument in this range: a destructor gets the address
+// of its object.
+bool HasExitHandlerFor(CodeOwner& owner, uint64_t begin, uint64_t end);
 // Runs the handlers of the load, the last one first.
 void RunExitHandlers(CodeOwner& owner);
 // What it registered with pthread_atfork or at_quick_exit is not called any more.

@@ -27,6 +27,7 @@
 #include "base/interpreter_lock.h"
 #include "ffi/abi.h"
 #include "ffi/orcjit_functions.h"
+#include "ffi/reload.h"
 #include "os/exit_handlers.h"
 #include "python/conversions.h"
 #include "python/exceptions.h"
@@ -57,7 +58,7 @@ class PyDylib {
     if (module) module->CountHandle(-1);
   }
 
-  Dylib& dylib() const { return module->dylib(); }
+  std::shared_ptr<Dylib> dylib() const { return module->dylib(); }
 
   ModulePtr module;
   // Of what was loaded through this handle, where it is another module: nobody else holds it, and
@@ -259,14 +260,42 @@ void LoadInto(PyDylib& dylib, nb::sequence objects, bool whole_archive, bool as_
   dylib.root.swap(root);
 }
 
+void ReloadFrom(PyDylib& dylib, nb::sequence objects, bool whole_archive, bool dependents,
+                const KeptData& kept, LoadRecord& record) {
+  Given given(objects);
+  std::optional<tvm::ffi::Module> root;
+  {
+    OutsideInterpreter left;
+    Inputs inputs = given.Read(whole_archive);
+    std::vector<ModulePtr> modules = {dylib.module};
+    if (dependents) {
+      for (ModulePtr& module : DependentsOf(dylib.module)) modules.push_back(std::move(module));
+    }
+    Reload reload(modules);
+    reload.Load(0, std::move(inputs), record);
+    reload.Keep(kept);
+    reload.Switch();
+    root = reload.root();
+    if (root->get() == dylib.module.get()) root.reset();
+    record.Succeed();
+  }
+  dylib.root.swap(root);
+}
+
+std::vector<std::string> FunctionNamesOf(const ObjectModuleObj& module) {
+  return module.WithCurrent([](const Dylib& dylib) { return dylib.FunctionNames(); });
+}
+
 void BindDylib(nb::module_& m) {
   nb::class_<PyDylib>(m, "Dylib")
-      .def_prop_ro("id", [](const PyDylib& self) { return self.dylib().id(); })
+      .def_prop_ro("id", [](const PyDylib& self) { return self.dylib()->id(); })
       .def_prop_ro(
-          "name", [](const PyDylib& self) { return nb::cast<nb::str>(ToStr(self.dylib().name())); })
-      .def_prop_ro("closed", [](const PyDylib& self) { return self.dylib().closed(); })
-      .def("take_name", [](const PyDylib& self) { self.dylib().TakeName(); })
-      .def_prop_ro("session", [](const PyDylib& self) { return PySession{self.dylib().session()}; })
+          "name",
+          [](const PyDylib& self) { return nb::cast<nb::str>(ToStr(self.dylib()->name())); })
+      .def_prop_ro("closed", [](const PyDylib& self) { return self.module->closed(); })
+      .def("take_name", [](const PyDylib& self) { self.dylib()->TakeName(); })
+      .def_prop_ro("session",
+                   [](const PyDylib& self) { return PySession{self.dylib()->session()}; })
       .def_prop_ro(
           "link_order",
           [](const PyDylib& self) {
@@ -303,24 +332,45 @@ void BindDylib(nb::module_& m) {
                   "typing_extensions.Buffer | tuple[str, typing_extensions.Buffer]], "
                   "whole_archive: bool, as_module: bool) -> dict[str, typing.Any]"))
       .def(
+          "reload",
+          [](PyDylib& self, nb::sequence objects, bool whole_archive, bool dependents,
+             nb::handle keep_data) {
+            LoadRecord record(self.dylib());
+            KeptData kept;
+            if (nb::isinstance<nb::bool_>(keep_data)) {
+              kept.all = nb::cast<bool>(keep_data);
+            } else {
+              for (nb::handle name : keep_data) kept.names.push_back(FromStr(nb::str(name)));
+            }
+            ReloadFrom(self, objects, whole_archive, dependents, kept, record);
+            return FiguresOf(record);
+          },
+          nb::lock_self(), "objects"_a, "whole_archive"_a, "dependents"_a, "keep_data"_a,
+          nb::sig("def reload(self, objects: collections.abc.Sequence[str | "
+                  "typing_extensions.Buffer | tuple[str, typing_extensions.Buffer]], "
+                  "whole_archive: bool, dependents: bool, keep_data: bool | "
+                  "collections.abc.Sequence[str]) -> dict[str, typing.Any]"))
+      .def_prop_ro("reloads", [](const PyDylib& self) { return self.module->reloads(); })
+      .def(
           "stats", [](const PyDylib& self) { return FiguresOf(self.module); },
           nb::sig("def stats(self) -> dict[str, typing.Any]"))
       .def(
           "functions",
           [](const PyDylib& self) {
             nb::list names;
-            for (const std::string& name : self.dylib().FunctionNames()) names.append(ToStr(name));
+            for (const std::string& name : FunctionNamesOf(*self.module)) names.append(ToStr(name));
             return names;
           },
           nb::sig("def functions(self) -> list[str]"))
       .def(
           "symbols",
           [](const PyDylib& self) {
-            self.dylib().ThrowIfClosed();
+            std::vector<LoadedSymbol> found = self.module->WithCurrent([](Dylib& dylib) {
+              dylib.ThrowIfClosed();
+              return dylib.code().Symbols();
+            });
             nb::list symbols;
-            for (const LoadedSymbol& symbol : self.dylib().code().Symbols()) {
-              symbols.append(ToTuple(symbol));
-            }
+            for (const LoadedSymbol& symbol : found) symbols.append(ToTuple(symbol));
             return symbols;
           },
           nb::sig("def symbols(self) -> list[tuple[str, str, int, int, str, str, bool, bool, bool, "
@@ -328,7 +378,10 @@ void BindDylib(nb::module_& m) {
       .def(
           "lookup",
           [](const PyDylib& self, nb::str symbol) {
-            return reinterpret_cast<uintptr_t>(self.dylib().Lookup(FromStr(symbol)));
+            std::string name = FromStr(symbol);
+            return self.module->WithCurrent([&](const Dylib& dylib) {
+              return reinterpret_cast<uintptr_t>(dylib.Lookup(name));
+            });
           },
           "symbol"_a)
       .def(
@@ -353,10 +406,13 @@ void BindDylib(nb::module_& m) {
           "find_constants",
           [](const PyDylib& self, nb::bytes start, size_t size) {
             std::string text(start.c_str(), start.size());
+            std::vector<std::string> pieces = self.module->WithCurrent([&](Dylib& dylib) {
+              CallScope scope(&dylib.gate());
+              return scope.entered() ? dylib.code().FindConstants(text, size)
+                                     : std::vector<std::string>();
+            });
             nb::list found;
-            CallScope scope(self.dylib().gate());
-            if (!scope.entered()) return found;
-            for (const std::string& piece : self.dylib().code().FindConstants(text, size)) {
+            for (const std::string& piece : pieces) {
               found.append(nb::bytes(piece.data(), piece.size()));
             }
             return found;
@@ -370,7 +426,7 @@ void BindDylib(nb::module_& m) {
           "close",
           [](PyDylib& self, std::optional<double> timeout) {
             Patience(timeout).Wait(
-                [&](const KeepWaiting& keep_waiting) { self.dylib().Close(keep_waiting); });
+                [&](const KeepWaiting& keep_waiting) { self.module->Close(keep_waiting); });
             std::optional<tvm::ffi::Module> root = std::exchange(self.root, std::nullopt);
             OutsideInterpreter outside;
             root.reset();
@@ -427,8 +483,8 @@ NB_MODULE(_native, m) {
       [](uintptr_t handle) {
         nb::list names;
         ObjectModuleObj* module = ObjectModuleObj::From(reinterpret_cast<TVMFFIObject*>(handle));
-        if (!module || module->dylib().closed()) return names;
-        for (const std::string& name : module->dylib().FunctionNames()) names.append(ToStr(name));
+        if (!module || module->closed()) return names;
+        for (const std::string& name : FunctionNamesOf(*module)) names.append(ToStr(name));
         return names;
       },
       "handle"_a, nb::sig("def functions_of(handle: int) -> list[str]"));

@@ -20,7 +20,7 @@
 
 #include <Python.h>
 
-#include "ffi/module.h"
+#include "ffi/exported_function.h"
 
 namespace object_loader {
 

@@ -69,10 +69,10 @@ nb::dict ToDict(const Figures& dylib) {
 }  // namespace
 
 nb::dict FiguresOf(const ModulePtr& module) {
-  Figures figures = {module->dylib().name(), {}, {}};
+  Figures figures = {module->dylib()->name(), {}, {}};
   {
     OutsideInterpreter outside;
-    figures.statistics = StatisticsOf(module->dylib());
+    figures.statistics = StatisticsOf(*module->dylib());
     figures.holders = module->CountHolders(static_cast<uint64_t>(module.use_count()));
   }
   return ToDict(figures);
@@ -88,7 +88,8 @@ nb::dict FiguresOf(Session& session) {
       auto& dylib = static_cast<Dylib&>(*member);
       Figures& figures = retained.emplace_back(Figures{dylib.name(), StatisticsOf(dylib), {}});
       ModulePtr module = ModuleOf(dylib);
-      if (!module) continue;
+      // Its functions and modules are the next version's, where it was reloaded.
+      if (!module || module->dylib().get() != &dylib) continue;
       figures.holders = module->CountHolders(static_cast<uint64_t>(module.use_count()) - 1);
     }
   }

@@ -37,6 +37,7 @@ __attribute__((noinline)) ThreadRecord*& CallScope::OfThisThread() { return this
 
 void ThreadRecord::Reset() {
   depth.store(0);
+  awaited_below.store(0);
   crossings = 0;
   given = nullptr;  // its thread was in the midst of it
 }
@@ -61,6 +62,13 @@ ThreadRecord& CallScope::Register() {
   return *record;
 }
 
+void (*CallScope::left)() = [] {};
+
+void CallScope::Leave(ThreadRecord& record) {
+  record.awaited_below.store(0, std::memory_order_relaxed);
+  left();
+}
+
 void CallGate::Close() { closed_.store(true, std::memory_order_seq_cst); }
 
 uint64_t CallGate::CountInside(const ThreadRecord& record, uint64_t most) const {
@@ -75,6 +83,16 @@ uint64_t CallGate::CountInside(const ThreadRecord& record, uint64_t most) const 
     part = part->next.load(std::memory_order_acquire);
   }
   return found;
+}
+
+uint32_t CallGate::OutermostDepth(const ThreadRecord& record) const {
+  uint32_t depth = record.depth.load(std::memory_order_acquire);
+  const ThreadRecord::Part* part = &record.first;
+  for (uint32_t i = 0; i < depth; ++i) {
+    if (i > 0 && i % ThreadRecord::kGates == 0) part = part->next.load(std::memory_order_acquire);
+    if (part->gates[i % ThreadRecord::kGates].load(std::memory_order_acquire) == this) return i + 1;
+  }
+  return 0;
 }
 
 bool CallGate::IsInsideOnThisThread() const {
@@ -101,6 +119,20 @@ uint64_t CallGate::CountInside() const {
 bool CallGate::IsEmpty() const {
   HeavyFence();
   return !IsAnybodyInside();
+}
+
+bool CallGate::IsEmptyOrAwaited() const {
+  HeavyFence();
+  bool is_empty = true;
+  for (ThreadRecord* record = GateRecords::all.first(); record; record = record->next) {
+    uint32_t left = OutermostDepth(*record);
+    if (left == 0) continue;
+    is_empty = false;
+    uint32_t before = record->awaited_below.load();
+    while (before < left && !record->awaited_below.compare_exchange_weak(before, left)) {
+    }
+  }
+  return is_empty || IsEmpty();
 }
 
 bool CallGate::WaitUntilEmpty(const KeepWaiting& keep_waiting) const {

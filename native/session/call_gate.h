@@ -16,6 +16,10 @@
 // Order, for a call that ends: what it did comes before the closer goes on. For the closer goes on
 // since it reads in the record what the thread wrote after the call, its depth or the gate of a
 // later call; both are written with release and read with acquire.
+//
+// Order, for a call that ends and somebody who wants to know when: the call writes its depth and
+// then reads `awaited_below`; the other one writes that, fences all threads, and then looks through
+// the records again. So at least one of them sees the other.
 #ifndef OBJECT_LOADER_SESSION_CALL_GATE_H_
 #define OBJECT_LOADER_SESSION_CALL_GATE_H_
 
@@ -29,6 +33,7 @@
 namespace object_loader {
 
 class CallGate;
+class Dylib;
 
 // What one thread is inside of.
 struct ThreadRecord : ThreadRecordLinks<ThreadRecord> {
@@ -44,6 +49,8 @@ struct ThreadRecord : ThreadRecordLinks<ThreadRecord> {
 
   Part first;
   std::atomic<uint32_t> depth{0};
+  // When the thread is inside of fewer gates than these, somebody wants to know.
+  std::atomic<uint32_t> awaited_below{0};
   // The thread's own, for whoever makes its calls.
   uint32_t crossings = 0;
   void* given = nullptr;
@@ -51,9 +58,12 @@ struct ThreadRecord : ThreadRecordLinks<ThreadRecord> {
 
 class CallGate {
  public:
-  CallGate() = default;
+  explicit CallGate(Dylib& dylib) : dylib_(dylib) {}
   CallGate(const CallGate&) = delete;
   CallGate& operator=(const CallGate&) = delete;
+
+  // Whose code the calls are of.
+  Dylib& dylib() const { return dylib_; }
 
   bool closed() const { return closed_.load(std::memory_order_acquire); }
   // Lets no further call in. Idempotent.
@@ -63,6 +73,9 @@ class CallGate {
   bool WaitUntilEmpty(const KeepWaiting& keep_waiting) const;
   // Whether nobody is inside any more. The gate must be closed.
   bool IsEmpty() const;
+  // The same; where somebody is, CallScope::left is called by each thread that is, when it is no
+  // longer.
+  bool IsEmptyOrAwaited() const;
   bool IsInsideOnThisThread() const;
   // How many calls are inside, in all threads. A call may come or go meanwhile.
   uint64_t CountInside() const;
@@ -76,19 +89,23 @@ class CallGate {
   bool IsAnybodyInside() const;
   // How many of the record's calls are inside, up to `most`.
   uint64_t CountInside(const ThreadRecord& record, uint64_t most) const;
+  // How deep the record's thread is when it is inside for the first time; 0: it is not.
+  uint32_t OutermostDepth(const ThreadRecord& record) const;
 
+  Dylib& dylib_;
   std::atomic<bool> closed_{false};
 };
 
 // One call through a gate.
 class CallScope {
  public:
-  explicit CallScope(const CallGate& gate) : gate_(gate) {
+  // Does not look at the gate itself, which may be gone, or null: see `entered`.
+  explicit CallScope(const CallGate* gate) : gate_(gate) {
     ThreadRecord& record = ThisThread();
     uint32_t depth = record.depth.load(std::memory_order_relaxed);
     bool is_shallow = __builtin_expect(depth < ThreadRecord::kGates, true);
     auto& place = is_shallow ? record.first.gates[depth] : record.DeepGate(depth);
-    place.store(&gate, std::memory_order_release);
+    place.store(gate, std::memory_order_release);
     record.depth.store(depth + 1, std::memory_order_release);
     record_ = &record;
     LightFence();
@@ -96,6 +113,10 @@ class CallScope {
   ~CallScope() {
     uint32_t depth = record_->depth.load(std::memory_order_relaxed) - 1;
     record_->depth.store(depth, std::memory_order_release);
+    LightFence();
+    if (__builtin_expect(depth < record_->awaited_below.load(std::memory_order_relaxed), false)) {
+      Leave(*record_);
+    }
   }
   CallScope(const CallScope&) = delete;
   CallScope& operator=(const CallScope&) = delete;
@@ -105,15 +126,20 @@ class CallScope {
   // Made where there is none. Throws std::bad_alloc.
   static ThreadRecord& MakeRecordOfThisThread() { return ThisThread(); }
   ThreadRecord& record() const { return *record_; }
+  const CallGate& gate() const { return *gate_; }
   // Whether it was made by loaded code, as far as is known.
   bool is_nested() const {
     return record_->depth.load(std::memory_order_relaxed) > 1 || record_->crossings > 0;
   }
 
-  // False where the gate was closed before: the call must not be made.
+  // False where the gate was closed before: the call must not be made. The gate must be known to
+  // be there.
   bool entered() const {
-    return __builtin_expect(!gate_.closed_.load(std::memory_order_relaxed), true);
+    return __builtin_expect(!gate_->closed_.load(std::memory_order_relaxed), true);
   }
+
+  // What is called where somebody has waited for that; it does not throw.
+  static void (*left)();
 
  private:
   static ThreadRecord& ThisThread() {
@@ -121,13 +147,14 @@ class CallScope {
     return __builtin_expect(record != nullptr, true) ? *record : Register();
   }
   static ThreadRecord& Register();
+  static void Leave(ThreadRecord& record);
 
   // Null where the thread has made no call yet; see ForkExclusion::Depth.
   static ThreadRecord*& OfThisThread();
 
   friend class CallGate;
   friend struct GateRecords;
-  const CallGate& gate_;
+  const CallGate* gate_;
   ThreadRecord* record_;
 };
 

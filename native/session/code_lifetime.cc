@@ -10,6 +10,7 @@
 #include "os/exit_handlers.h"
 #include "os/profiler.h"
 #include "session/code_map.h"
+#include "session/departures.h"
 #include "session/dylib.h"
 #include "session/trampolines.h"
 #include "target/target.h"
@@ -180,6 +181,29 @@ std::vector<LoadedSymbol> CodeLifetime::Symbols() {
   return symbols;
 }
 
+bool CodeLifetime::HasDestructor(const LoadedSymbol& variable) {
+  std::lock_guard<Mutex> lock(mutex_);
+  uint64_t begin = variable.address;
+  return std::any_of(loads_.begin(), loads_.end(), [&](Loaded& load) {
+    return HasExitHandlerFor(load, begin, begin + variable.size);
+  });
+}
+
+std::vector<AddressRange> CodeLifetime::Ranges() const {
+  std::lock_guard<Mutex> lock(mutex_);
+  std::vector<AddressRange> ranges;
+  for (const Loaded& load : loads_) {
+    ranges.push_back(load.image.code);
+    ranges.push_back(load.image.constants);
+    for (const Image::Extent& extent : load.image.extents) {
+      if (extent.area < Image::kData) continue;
+      uint64_t begin = load.image.code.begin + extent.offset;
+      ranges.push_back({begin, begin + extent.size});
+    }
+  }
+  return ranges;
+}
+
 void CodeLifetime::Loaded::LeaveMap() {
   debugged_ = nullptr;
   CodeMap::OfProcess().Remove(image.code);
@@ -271,7 +295,7 @@ std::vector<std::string> CodeLifetime::FindConstants(const std::string& start, s
   return found;
 }
 
-void CodeLifetime::Abandon() {
+void CodeLifetime::Abandon(bool is_being_called) {
   {
     std::lock_guard<Mutex> lock(mutex_);
     if (abandoned_) return;
@@ -279,7 +303,10 @@ void CodeLifetime::Abandon() {
     self_ = dylib_.shared_from_this();
     for (Loaded& load : loads_) load.NoteAbandoned();
   }
-  if (Unload([this] { return !dylib_.gate().IsInsideOnThisThread(); })) return;
+  const CallGate& gate = dylib_.gate();
+  if (Unload([&] { return is_being_called ? gate.IsEmpty() : !gate.IsInsideOnThisThread(); })) {
+    return;
+  }
   std::lock_guard<Mutex> lock(mutex_);
   if (unloaded_) return;
   retained_ = true;
@@ -302,7 +329,7 @@ bool CodeLifetime::Unload(llvm::function_ref<bool()> is_left) {
   auto self = dylib_.shared_from_this();
   Session& session = *dylib_.session();
   session.Defer(self);
-  if (!is_left()) return false;
+  if (!is_left() && !IsLeftOrAwaited(self, dylib_.gate())) return false;
   {
     std::lock_guard<Mutex> lock(mutex_);
     if (unloaded_) return true;

@@ -127,6 +127,10 @@ class CodeLifetime {
 
   // All that has a name and an address, by address. Throws std::bad_alloc.
   std::vector<LoadedSymbol> Symbols();
+  // Whether a destructor is registered for what lies there.
+  bool HasDestructor(const LoadedSymbol& variable);
+  // Where code, constants and variables lie.
+  std::vector<AddressRange> Ranges() const;
 
   // Takes what a load brought, in a list that has it alone.
   void Add(std::list<Loaded>& loaded);
@@ -148,9 +152,10 @@ class CodeLifetime {
   // whoever knows that the code stays loaded meanwhile.
   std::vector<std::string> FindConstants(const std::string& start, size_t size) const;
 
-  // The dylib was closed or dropped. Whoever calls holds a function or the module, and nobody else
-  // does: only this thread can be in the midst of a call, whose function it has dropped itself.
-  void Abandon();
+  // The dylib was closed or dropped, or replaced by its next version, and then `is_being_called`:
+  // any thread may be in the midst of a call. Otherwise whoever calls holds a function or the
+  // module, and nobody else does: only this thread can be, and has dropped the function itself.
+  void Abandon(bool is_being_called = false);
 
   // How much is in memory, and who needs it.
   struct Needs {

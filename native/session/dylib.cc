@@ -18,7 +18,7 @@ std::atomic<uint64_t> last_id{0};
 }  // namespace
 
 Dylib::Turn::Turn(Dylib& dylib) : dylib_(dylib) {
-  switch (dylib.turns_.Take()) {
+  switch (dylib.line_->turns.Take()) {
     case Turns::kTaken:
       break;
     case Turns::kInherited:
@@ -31,7 +31,7 @@ Dylib::Turn::Turn(Dylib& dylib) : dylib_(dylib) {
   }
 }
 
-Dylib::Turn::~Turn() { dylib_.turns_.End(); }
+Dylib::Turn::~Turn() { dylib_.line_->turns.End(); }
 
 std::shared_ptr<Dylib> Dylib::Create(std::shared_ptr<Session> session,
                                      const std::optional<std::string>& name,
@@ -44,18 +44,32 @@ std::shared_ptr<Dylib> Dylib::Create(std::shared_ptr<Session> session,
                             "': a link order stays within one session");
   }
   Session::Reservation reservation = session->Reserve(name, replaces);
-  std::shared_ptr<Dylib> dylib(new Dylib(session, reservation));
+  auto line = std::make_shared<Line>();
+  line->id = ++last_id;
+  std::shared_ptr<Dylib> dylib(new Dylib(session, reservation, std::move(line)));
+  dylib->LinkTo(std::move(link_order));
+  return dylib;
+}
+
+std::shared_ptr<Dylib> Dylib::CreateNext(const Dylib& before, std::vector<Link> link_order) {
+  Session::Reservation reservation = before.session_->Reserve(before.name(), /*replaces=*/true);
+  std::shared_ptr<Dylib> dylib(new Dylib(before.session_, reservation, before.line_));
+  dylib->LinkTo(std::move(link_order));
+  return dylib;
+}
+
+Dylib::Dylib(std::shared_ptr<Session> session, Session::Reservation reservation,
+             std::shared_ptr<Line> line)
+    : line_(std::move(line)), reservation_(std::move(reservation)), session_(std::move(session)) {}
+
+void Dylib::LinkTo(std::vector<Link> link_order) {
   std::vector<Link> linked;
   for (Link& link : link_order) {
     if (link.dylib) link.dylib->code_.AddUser(CodeLifetime::kDylib);
     linked.push_back(std::move(link));
-    dylib->scope_.SetLinkOrder(linked);
+    scope_.SetLinkOrder(linked);
   }
-  return dylib;
 }
-
-Dylib::Dylib(std::shared_ptr<Session> session, Session::Reservation reservation)
-    : id_(++last_id), reservation_(std::move(reservation)), session_(std::move(session)) {}
 
 Dylib::~Dylib() {
   gate_.Close();
@@ -78,7 +92,7 @@ void Dylib::ThrowIfClosed() const {
 }
 
 void Dylib::CheckClosable() const {
-  if (turns_.IsMine() || gate_.IsInsideOnThisThread()) {
+  if (line_->turns.IsMine() || gate_.IsInsideOnThisThread()) {
     throw ObjectLoaderError("dylib '" + name() +
                             "' cannot be closed from within its own code: close it when the call "
                             "has returned");
@@ -127,6 +141,21 @@ void Dylib::Drop() {
   code_.Abandon();
 }
 
+void Dylib::GiveWayTo(const Dylib& next, llvm::function_ref<void()> switch_over) {
+  std::lock_guard<Mutex> lock(mutex_);
+  ThrowIfClosed();
+  next.ThrowIfClosed();
+  switch_over();
+  dropped_ = true;
+  gate_.Close();
+}
+
+void Dylib::Leave(const Dylib& next) {
+  session_->PassName(reservation_, next.reservation_);
+  LeaveSession();
+  code_.Abandon(/*is_being_called=*/true);
+}
+
 // It stays open, unless another thread is closing it as well, or has closed it.
 void Dylib::ResumeCalls() {
   std::lock_guard<Mutex> lock(mutex_);
@@ -144,7 +173,7 @@ void Dylib::LeaveSession() {
   if (!left_session_.exchange(true)) session_->Remove(reservation_);
 }
 
-void Dylib::Load(Inputs inputs, const Scope::Libraries& libraries,
+void Dylib::Load(Inputs&& inputs, const Scope::Libraries& libraries,
                  const std::function<void()>& on_initialized, LoadRecord& record) {
   record.Enter(LoadRecord::kWaiting);
   session_->ReleaseDeferred();

@@ -2,13 +2,16 @@
 //
 // Dylib: what a shared library is to dlopen: objects linked into the process, their symbols
 // (SymbolTable), the order of other dylibs in which it looks for what it lacks (Scope), and the
-// life of their code (CodeLifetime).
+// life of their code (CodeLifetime). One version of it, where it is reloaded: each reload makes
+// another one.
 //
 // Concurrency: loads into one dylib take turns (a load from within an initializer belongs to the
 // turn it happens in); the symbols of a load become visible to other threads when its initializers
 // have finished. Neither a lock of the dylib's nor ORC's are held while loaded code runs.
 #ifndef OBJECT_LOADER_SESSION_DYLIB_H_
 #define OBJECT_LOADER_SESSION_DYLIB_H_
+
+#include <llvm/ADT/STLFunctionalExtras.h>
 
 #include <atomic>
 #include <cstdint>
@@ -37,6 +40,8 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   static std::shared_ptr<Dylib> Create(std::shared_ptr<Session> session,
                                        const std::optional<std::string>& name,
                                        std::vector<Link> link_order, bool replaces);
+  // The next version of a dylib. It takes its place with GiveWayTo. Throws as Create does.
+  static std::shared_ptr<Dylib> CreateNext(const Dylib& before, std::vector<Link> link_order);
   ~Dylib() override;
 
   // Makes the dylib one of its session's members. `representation` is for the layer above: how to
@@ -45,13 +50,16 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   const std::shared_ptr<void>& representation() const { return representation_; }
   void TakeName() { session_->TakeName(reservation_); }
 
-  uint64_t id() const { return id_; }
+  // The same for all versions.
+  uint64_t id() const { return line_->id; }
   std::shared_ptr<SessionMember> Self() override { return shared_from_this(); }
   const std::string& name() const override { return reservation_.name; }
   const std::shared_ptr<Session>& session() const { return session_; }
   // Empty once the code is unloaded.
   std::vector<Link> link_order() const { return scope_.link_order(); }
   const CallGate& gate() const { return gate_; }
+  // Whether this thread is in the midst of a load.
+  bool IsLoadingOnThisThread() const { return line_->turns.IsMine(); }
   bool closed() const { return gate_.closed(); }
 
   SymbolTable& symbols() { return symbols_; }
@@ -59,11 +67,25 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   Scope& scope() { return scope_; }
   const Scope& scope() const { return scope_; }
   CodeLifetime& code() { return code_; }
-  LoadTotals& totals() { return totals_; }
+  LoadTotals& totals() { return line_->totals; }
+
+  // The right to change what is loaded, for one thread at a time, in all versions. Throws
+  // ObjectLoaderError where another thread that has it waits for this one.
+  class Turn {
+   public:
+    explicit Turn(Dylib& dylib);
+    ~Turn();
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    Dylib& dylib_;
+  };
 
   // Links the inputs and runs their initializers, then `on_initialized`. What the dylib lacks is
-  // from now on searched in `libraries` as well. If any of it throws, the dylib is as it was.
-  void Load(Inputs inputs, const Scope::Libraries& libraries,
+  // from now on searched in `libraries` as well. If any of it throws, the dylib is as it was. The
+  // inputs are still there if it is closed before that (SessionClosedError).
+  void Load(Inputs&& inputs, const Scope::Libraries& libraries,
             const std::function<void()>& on_initialized, LoadRecord& record);
 
   // The names of the exported TVM-FFI functions, sorted. Throws SessionClosedError.
@@ -82,11 +104,19 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   std::optional<Found> FindOffered(NameRef name) const;
 
   void CheckClosable() const override;
+  bool IsInsideOnThisThread() const override { return gate_.IsInsideOnThisThread(); }
   void StopCalls(const KeepWaiting& keep_waiting) override;
   void ResumeCalls() override;
   void Close(const KeepWaiting& keep_waiting) override;
   // As Close, by whoever lets go of the last reference: waits for nobody, and never fails.
   void Drop();
+  // The next version takes this one's place, which `switch_over` brings about: calls that come from
+  // now on are the next one's. Throws SessionClosedError where one of the two is closed, or being
+  // closed. Then Leave() has to follow.
+  void GiveWayTo(const Dylib& next, llvm::function_ref<void()> switch_over);
+  // The next version gets the name. The code of this one goes when the calls inside have returned,
+  // and nothing else needs it.
+  void Leave(const Dylib& next);
   void TryUnload() override { code_.TryUnload(); }
 
   // The message of the SessionClosedError for this dylib.
@@ -97,33 +127,28 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   void NoteEarlyUse() { ++early_uses_; }
 
  private:
-  // The right to change what is loaded, for one thread at a time.
-  class Turn {
-   public:
-    explicit Turn(Dylib& dylib);
-    ~Turn();
-    Turn(const Turn&) = delete;
-    Turn& operator=(const Turn&) = delete;
-
-   private:
-    Dylib& dylib_;
+  // What the versions of a dylib have in common.
+  struct Line {
+    uint64_t id;
+    Turns turns;
+    LoadTotals totals;
   };
 
-  Dylib(std::shared_ptr<Session> session, Session::Reservation reservation);
+  Dylib(std::shared_ptr<Session> session, Session::Reservation reservation,
+        std::shared_ptr<Line> line);
+  void LinkTo(std::vector<Link> link_order);
 
   [[noreturn]] void ThrowCircle(const char* what) const;
   void LeaveSession();
 
-  const uint64_t id_;
+  const std::shared_ptr<Line> line_;
   const Session::Reservation reservation_;
   const std::shared_ptr<Session> session_;
-  CallGate gate_;
+  CallGate gate_{*this};
   std::shared_ptr<void> representation_;
-  Turns turns_;  // to load
-  SymbolTable symbols_{turns_};
-  Scope scope_{turns_};
+  SymbolTable symbols_{line_->turns};
+  Scope scope_{line_->turns};
   CodeLifetime code_{*this};
-  LoadTotals totals_;
   Mutex mutex_;
   int closers_ = 0;  // threads in Close
   bool dropped_ = false;

@@ -35,7 +35,7 @@ std::string CurrentExceptionText() {
 // Whoever closes the dylib meanwhile waits for what is run.
 void RunInside(const Dylib& dylib, llvm::function_ref<void()> run) {
   {
-    CallScope scope(dylib.gate());
+    CallScope scope(&dylib.gate());
     if (scope.entered()) return run();
   }
   throw SessionClosedError(dylib.ClosedMessage());

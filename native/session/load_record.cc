@@ -23,8 +23,8 @@ LoadTotals::Nanoseconds LoadTotals::Spent() const {
 LoadRecord::~LoadRecord() {
   if (!has_succeeded_) Enter(kWaiting);
   LoadTotals::Nanoseconds spent = {spent_[kReading], spent_[kLinking], spent_[kInitializing]};
-  dylib_.totals().Add(has_succeeded_, spent);
-  dylib_.session()->totals.Add(has_succeeded_, spent);
+  dylib_->totals().Add(has_succeeded_, spent);
+  dylib_->session()->totals.Add(has_succeeded_, spent);
 }
 
 }  // namespace object_loader

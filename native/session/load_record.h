@@ -15,7 +15,9 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "link/image.h"
@@ -50,7 +52,7 @@ class LoadRecord {
   };
 
   // The load begins, with reading.
-  explicit LoadRecord(Dylib& dylib) : dylib_(dylib) {}
+  explicit LoadRecord(std::shared_ptr<Dylib> dylib) : dylib_(std::move(dylib)) {}
   // Adds it to the totals of the dylib and the session.
   ~LoadRecord();
   LoadRecord(const LoadRecord&) = delete;
@@ -84,7 +86,7 @@ class LoadRecord {
     return static_cast<uint64_t>(now.tv_sec) * 1000000000 + static_cast<uint64_t>(now.tv_nsec);
   }
 
-  Dylib& dylib_;
+  const std::shared_ptr<Dylib> dylib_;
   bool has_succeeded_ = false;
   Stage stage_ = kReading;
   uint64_t since_ = Now();

@@ -51,6 +51,12 @@ void Session::TakeName(const Reservation& reservation) {
   if (members_.count(reservation.number)) names_[reservation.name] = reservation.number;
 }
 
+void Session::PassName(const Reservation& before, const Reservation& next) {
+  std::lock_guard<Mutex> lock(mutex_);
+  auto found = names_.find(before.name);
+  if (found != names_.end() && found->second == before.number) found->second = next.number;
+}
+
 void Session::Remove(const Reservation& reservation) {
   std::lock_guard<Mutex> lock(mutex_);
   members_.erase(reservation.number);
@@ -114,6 +120,10 @@ void Session::Close(const KeepWaiting& keep_waiting, bool all_or_none) {
   std::vector<std::shared_ptr<SessionMember>> members = Members();
   for (const auto& member : members) member->CheckClosable();
   Closing closing(*this);
+  // Those that were replaced by their next versions, and whose calls have not returned.
+  for (const auto& member : RetainedMembers()) {
+    if (!member->IsInsideOnThisThread()) closing.Stop(member, keep_waiting);
+  }
   // Once more: one may have been added while the session was not closed yet.
   members = Members();
   std::reverse(members.begin(), members.end());

@@ -35,6 +35,8 @@ class SessionMember : public llvm::ilist_node<SessionMember> {
   virtual const std::string& name() const = 0;
   // Throws ObjectLoaderError where Close would have to wait for the thread that calls it.
   virtual void CheckClosable() const = 0;
+  // Whether one of the calls inside is this thread's.
+  virtual bool IsInsideOnThisThread() const = 0;
   // Lets no call in, and waits for those inside. Throws GaveUpWaiting, and is open again then.
   virtual void StopCalls(const KeepWaiting& keep_waiting) = 0;
   // After StopCalls: calls are let in again, unless somebody else has closed it.
@@ -74,6 +76,8 @@ class Session {
   void Add(std::weak_ptr<SessionMember> member, const Reservation& reservation);
   // From now on the name is this member's. Who had it before goes on without being found by it.
   void TakeName(const Reservation& reservation);
+  // The same, if `before` is who has it.
+  void PassName(const Reservation& before, const Reservation& next);
   // Forgets the member, and gives its name free. Once for each reservation.
   void Remove(const Reservation& reservation);
 

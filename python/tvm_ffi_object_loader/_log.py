@@ -79,11 +79,38 @@ def load(dylib: Dylib, objects: Sequence[Any], whole_archive: bool, as_module: b
         names, kind = _names(objects), type(error).__name__
         _tell("failed to load %s into %s: %s: %s", names, _where(dylib), kind, _first_line(error))
         raise
+    _tell_loaded("loaded %s into %s", dylib, objects, figures)
+
+
+def reload(
+    dylib: Dylib,
+    objects: Sequence[Any],
+    whole_archive: bool,
+    dependents: bool,
+    keep_data: bool | list[str],
+) -> None:
+    """Reload a dylib, and tell how it went.
+
+    Raises
+    ------
+    Exception
+        What the reload raises.
+    """
+    try:
+        figures = dylib._native.reload(objects, whole_archive, dependents, keep_data)
+    except Exception as error:
+        names, kind = _names(objects), type(error).__name__
+        _tell("failed to reload %s in %s: %s: %s", names, _where(dylib), kind, _first_line(error))
+        raise
+    _tell_loaded("reloaded %s in %s", dylib, objects, figures)
+
+
+def _tell_loaded(what: str, dylib: Dylib, objects: Sequence[Any], figures: dict[str, Any]) -> None:
     libraries = figures["libraries"]
     if libraries:
         _tell("opened %s for %s", _names(libraries), _where(dylib))
     _tell(
-        "loaded %s into %s: %d object(s); %d bytes of code, %d of constants, %d of data; "
+        f"{what}: %d object(s); %d bytes of code, %d of constants, %d of data; "
         "%.3f ms reading, %.3f ms linking, %.3f ms initializing",
         *(_names(objects), _where(dylib), figures["objects"]),
         *(figures[f"bytes_{area}"] for area in ("code", "constants", "data")),

@@ -263,6 +263,38 @@ def normalize_link_order(link_order: LinkOrder) -> list[_native.Dylib | str]:
     return entries
 
 
+def normalize_names(what: str, names: bool | Iterable[str]) -> bool | list[str]:
+    """Check names, or a `bool` that stands for all of them or none.
+
+    Parameters
+    ----------
+    what
+        The argument's name, for the message.
+    names
+        A `bool`, or an iterable of names.
+
+    Returns
+    -------
+    bool or list
+        The `bool`, or the names.
+
+    Raises
+    ------
+    TypeError
+        If it is neither, or an element is no `str`.
+    """
+    if isinstance(names, bool):
+        return names
+    if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
+        raise TypeError(
+            f"{what} must be a bool or an iterable of names, not {type(names).__name__}: {names!r}"
+        )
+    listed = list(names)
+    for position, name in enumerate(listed):
+        require_name(f"{what}[{position}]", name)
+    return listed
+
+
 def normalize_libraries(libraries: Iterable[PathLike]) -> tuple[str, ...]:
     """Turn paths of shared libraries into the form that the native module takes.
 

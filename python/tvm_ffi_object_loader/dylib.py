@@ -7,11 +7,17 @@ wrapper, module, function, or dylib linked against it lives; the wrapper holds n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from logging import DEBUG, getLogger
 from typing import TYPE_CHECKING, Any
 
-from .arguments import check_timeout, normalize_objects, require_bool, require_name
+from .arguments import (
+    check_timeout,
+    normalize_names,
+    normalize_objects,
+    require_bool,
+    require_name,
+)
 from .errors import FunctionNotFoundError, SessionClosedError
 
 if TYPE_CHECKING:
@@ -190,6 +196,96 @@ class Dylib(NotCopied):
             load(self, normalized, whole_archive, as_module=False)
         else:
             self._native.load(normalized, whole_archive, False)
+        return self
+
+    def reload(
+        self,
+        objects: Objects,
+        *,
+        whole_archive: bool = False,
+        dependents: bool = False,
+        keep_data: bool | Iterable[str] = False,
+    ) -> Self:
+        """Replace all that is loaded by the next version of it.
+
+        The next version is linked first, and its static initializers run, while calls go on in the
+        one that is loaded. Then the dylib switches: functions and modules that were handed out, in
+        Python, C++ or elsewhere, call the new code from now on. Calls that are running finish in
+        the old code, which is unloaded when the last of them has returned: its destructors and
+        ``atexit`` handlers run, and its memory is freed.
+
+        A function that the next version does not have raises `FunctionNotFoundError` when it is
+        called, until a later version has it again.
+
+        Parameters
+        ----------
+        objects
+            As for `load`.
+        whole_archive
+            As for `load`.
+        dependents
+            Link the dylibs of the session that have this one in their link order, or one of those,
+            anew as well, from what they were loaded from: all of them, or none. Otherwise they go
+            on with the old code, which stays loaded for them, until they are reloaded themselves.
+        keep_data
+            Which global variables go on with the values that they have, in the place of those that
+            the next version gives them: none; with `True` all for which that is safe; or those
+            whose symbols are named. See Notes.
+
+        Returns
+        -------
+        Dylib
+            The dylib itself.
+
+        Raises
+        ------
+        ObjectLoaderError
+            As `load` raises it, with all its subclasses; and if the dylib's own initializers call
+            it.
+        LinkError
+            Also if a variable that `keep_data` names cannot keep its value; the message says why.
+        SessionClosedError
+            If the dylib, its session or a dylib in its link order is closed.
+        OSError
+            If a file cannot be read.
+        TypeError
+            If an argument is of another type.
+        ValueError
+            If the iterable is empty, or a path holds a null character.
+
+        Notes
+        -----
+        When it raises, nothing has changed. The functions' own code may call it: the call that does
+        finishes in the old code.
+
+        Values are copied as bytes, after the initializers have run, to variables of the same symbol
+        and size. Not kept are variables that point into the code or data of the version that goes,
+        objects with destructors, variables of threads, and static ones, which have no symbol. What
+        another thread writes meanwhile may be lost.
+
+        The modules that an object embeds are replaced with it. Looking for functions in a module's
+        imports while another thread changes them is not safe, in tvm-ffi: a dylib with embedded
+        modules is best reloaded while none of its functions runs.
+
+        Examples
+        --------
+        >>> import tvm_ffi_object_loader as tol
+        >>> dylib = tol.Session().load("math_ops.o")
+        >>> add = dylib["simple_add"]
+        >>> dylib = dylib.reload("math_ops.o")
+        >>> add(1, 2)
+        3
+        """
+        require_bool("whole_archive", whole_archive)
+        require_bool("dependents", dependents)
+        names = normalize_names("keep_data", keep_data)
+        normalized = normalize_objects(objects)
+        if is_logged(DEBUG):
+            from ._log import reload
+
+            reload(self, normalized, whole_archive, dependents, names)
+        else:
+            self._native.reload(normalized, whole_archive, dependents, names)
         return self
 
     def get_function(self, name: str) -> tvm_ffi.Function:

@@ -37,6 +37,7 @@ class Known(NamedTuple):
 
     signature: Signature | None
     doc: str | None
+    reloads: int = 0  # how often its dylib had been reloaded when it was found out
 
 
 def metadata_of(dylib: NativeDylib, name: str) -> dict[str, Any] | None:
@@ -71,13 +72,17 @@ def _ask(dylib: NativeDylib, name: str) -> Known:
 def known(function: Any) -> Known:
     """Return what is known of a function, after asking its object if that was not done yet."""
     found: Known | None = getattr(function, "_known", None)
-    if found is not None:
-        return found
     owner = _native.owner_of(function)
-    if owner is None or owner[0].closed:
+    if owner is None:
+        return found or Known(None, None)
+    dylib, own_name = owner
+    reloads = dylib.reloads
+    if found is not None and (found.reloads == reloads or dylib.closed):
+        return found
+    if dylib.closed:
         return Known(None, None)
     try:
-        found = _ask(*owner)
+        found = _ask(dylib, own_name)._replace(reloads=reloads)
     except Exception:  # of the object's code, or since it was closed a moment ago
         return Known(None, None)
     function._known = found
