@@ -21,6 +21,15 @@ ExportedFunctionObj::ExportedFunctionObj(ModulePtr module, std::shared_ptr<Dylib
   module_->CountFunction(1);
 }
 
+int ExportedFunctionObj::CallAnew(const TVMFFIAny* args, int32_t num_args,
+                                  TVMFFIAny* result) const {
+  int outcome;
+  do {
+    if (!BindAnew()) return -1;
+  } while (!TryCall(args, num_args, result, outcome));
+  return outcome;
+}
+
 bool ExportedFunctionObj::BindAnew() const {
   try {
     std::shared_ptr<Dylib> current;
@@ -44,21 +53,20 @@ bool ExportedFunctionObj::BindAnew() const {
   return false;
 }
 
-int ExportedFunctionObj::CallWithObjects(const CallScope& scope, TVMFFISafeCallType code,
-                                         const TVMFFIAny* args, int32_t num_args,
-                                         TVMFFIAny* result) {
-  const bool is_nested = scope.is_nested();
+int ExportedFunctionObj::CallWithObjects(const CallGate& gate, bool is_nested,
+                                         TVMFFISafeCallType code, const TVMFFIAny* args,
+                                         int32_t num_args, TVMFFIAny* result) {
   Crossing crossing(args, num_args, /*gates=*/1);
   int outcome = code(nullptr, args, num_args, result);
-  crossing.Leave(outcome, *result, [&] { scope.gate().dylib().code().KeepForEver(); });
+  crossing.Leave(outcome, *result, [&] { gate.dylib().code().KeepForEver(); });
   outcome = KeepCodeOfOutcome(outcome, *result);
   return outcome == 0 && is_nested ? NoteGiven(*result) : outcome;
 }
 
-void ExportedFunctionObj::LeaveOutermost(const CallScope& scope) {
-  auto keep_for_ever = [&] { scope.gate().dylib().code().KeepForEver(); };
+void ExportedFunctionObj::LeaveOutermost(const CallGate& gate, ThreadRecord& record) {
+  auto keep_for_ever = [&] { gate.dylib().code().KeepForEver(); };
   try {
-    Crossing::LeaveOutermost(scope.record(), keep_for_ever);
+    Crossing::LeaveOutermost(record, keep_for_ever);
   } catch (const std::bad_alloc&) {
     keep_for_ever();
   }

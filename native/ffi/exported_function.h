@@ -55,35 +55,47 @@ class ExportedFunctionObj : public tvm::ffi::FunctionObj {
 
   // As TVMFFISafeCallType; a call through a closed gate fails with a SessionClosedError, one of a
   // function that the dylib does not have any more with a FunctionNotFoundError.
-  int Call(const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result) const {
-    do {
-      try {
-        const CallGate* gate = gate_.load(std::memory_order_relaxed);
-        CallScope scope(gate);  // a thread's first one needs memory
-        auto code = code_.load(std::memory_order_acquire);
-        if (__builtin_expect(gate_.load(std::memory_order_acquire) == gate, true) &&
-            scope.entered()) {
-          // By loaded code, or with what may hand objects over.
-          if (__builtin_expect(scope.is_nested() || LeadToObjects(args, num_args), false)) {
-            return CallWithObjects(scope, code, args, num_args, result);
-          }
-          int outcome = code(nullptr, args, num_args, result);
-          if (__builtin_expect(scope.record().given != nullptr, false)) LeaveOutermost(scope);
-          return KeepCodeOfOutcome(outcome, *result);
-        }
-      } catch (const std::bad_alloc&) {
-        return RaiseOutOfMemory();
-      }
-    } while (BindAnew());  // outside: that takes long, and a close waits for calls
-    return -1;
+  [[gnu::always_inline]] int Call(const TVMFFIAny* args, int32_t num_args,
+                                  TVMFFIAny* result) const {
+    int outcome;
+    if (__builtin_expect(TryCall(args, num_args, result, outcome), true)) return outcome;
+    return CallAnew(args, num_args, result);
   }
 
  private:
   static int SafeCall(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result);
-  static int CallWithObjects(const CallScope& scope, TVMFFISafeCallType code, const TVMFFIAny* args,
-                             int32_t num_args, TVMFFIAny* result);
-  static void LeaveOutermost(const CallScope& scope);
+  static int CallWithObjects(const CallGate& gate, bool is_nested, TVMFFISafeCallType code,
+                             const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result);
+  static void LeaveOutermost(const CallGate& gate, ThreadRecord& record);
   static int NoteGiven(TVMFFIAny& result);
+  // False where the gate is closed, or another thread is binding the function.
+  [[gnu::always_inline]] bool TryCall(const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result,
+                                      int& outcome) const {
+    try {
+      const CallGate* gate = gate_.load(std::memory_order_relaxed);
+      CallScope scope(gate);  // a thread's first one needs memory
+      auto code = code_.load(std::memory_order_acquire);
+      if (__builtin_expect(gate_.load(std::memory_order_acquire) != gate, false) ||
+          !scope.entered()) {
+        return false;
+      }
+      // By loaded code, or with what may hand objects over.
+      if (__builtin_expect(scope.is_nested() || LeadToObjects(args, num_args), false)) {
+        outcome = CallWithObjects(*gate, scope.is_nested(), code, args, num_args, result);
+        return true;
+      }
+      outcome = code(nullptr, args, num_args, result);
+      if (__builtin_expect(scope.record().given != nullptr, false)) {
+        LeaveOutermost(*gate, scope.record());
+      }
+      outcome = KeepCodeOfOutcome(outcome, *result);
+    } catch (const std::bad_alloc&) {
+      outcome = RaiseOutOfMemory();
+    }
+    return true;
+  }
+  // Binds it anew first. No scope is left open: that takes long, and a close waits for calls.
+  int CallAnew(const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result) const;
   // The gate was closed, or another thread is binding the function. False where it can't be called
   // any more, with tvm-ffi's error raised.
   bool BindAnew() const;

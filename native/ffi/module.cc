@@ -116,9 +116,9 @@ std::vector<LinkedTo> LinkOrderOf(const ObjectModuleObj& module) {
 }
 
 ObjectModuleObj::~ObjectModuleObj() {
-  former_.push_back(dylib_);
   // Code that stays in memory is not to find the module any more.
   for (const auto& version : former_) version->ClearPointer(ffi::symbol::tvm_ffi_library_ctx);
+  dylib_->ClearPointer(ffi::symbol::tvm_ffi_library_ctx);
   OutsideInterpreter outside;
   dylib_->Drop();
   dylib_.reset();
@@ -261,7 +261,7 @@ const char* FindLibraryBinary(const Dylib& dylib) {
 
 ffi::Module ObjectModuleObj::Load(llvm::function_ref<Inputs()> read, LoadRecord& record) {
   Inputs inputs = read();
-  ThrowIfClosed();
+  if (!inputs.libraries().empty()) ThrowIfClosed();  // before they are opened
   Scope::Libraries opened = OpenLibraries(inputs, record);
   ffi::Module root = Self();
   for (;;) {
@@ -272,15 +272,18 @@ ffi::Module ObjectModuleObj::Load(llvm::function_ref<Inputs()> read, LoadRecord&
           std::move(inputs), opened,
           [&] {
             Tree tree = Known();
-            auto built = BindContext(*current, tree);
-            if (built) Remember(std::move(tree));
-            root = built ? *built : Root();
+            if (auto built = BindContext(*current, tree)) {
+              root = *built;
+              Remember(std::move(tree));
+            } else if (tree.binary) {
+              root = Root();
+            }
           },
           record);
       break;
     } catch (const SessionClosedError&) {
       ForgetUnlessLoaded(*current, before);
-      if (current == dylib()) throw;  // otherwise its inputs are still there
+      if (IsCurrent(*current)) throw;  // otherwise its inputs are still there
     } catch (...) {
       ForgetUnlessLoaded(*current, before);
       throw;
@@ -380,7 +383,7 @@ void ObjectModuleObj::Close(const KeepWaiting& keep_waiting) {
       versions[i]->ResumeCalls();
     }
     versions.back()->Close(keep_waiting);
-  } while (versions.back() != dylib());
+  } while (!IsCurrent(*versions.back()));
 }
 
 void ObjectModuleObj::Bind(std::shared_ptr<Dylib>& bound, const std::shared_ptr<Dylib>& current,
@@ -409,6 +412,7 @@ void ObjectModuleObj::SwitchTo(const std::shared_ptr<Dylib>& next, Tree tree) {
   std::lock_guard<Mutex> lock(mutex_);
   former_.push_back(dylib_);
   dylib_ = next;
+  current_.store(next.get(), std::memory_order_release);
   std::swap(tree_, tree);
   reloads_.fetch_add(1, std::memory_order_release);
 }

@@ -33,7 +33,8 @@ namespace object_loader {
 
 class ObjectModuleObj : public tvm::ffi::ModuleObj {
  public:
-  explicit ObjectModuleObj(std::shared_ptr<Dylib> dylib) : dylib_(std::move(dylib)) {}
+  explicit ObjectModuleObj(std::shared_ptr<Dylib> dylib)
+      : dylib_(std::move(dylib)), current_(dylib_.get()) {}
   ~ObjectModuleObj();
 
   const char* kind() const final { return kKind; }
@@ -44,6 +45,9 @@ class ObjectModuleObj : public tvm::ffi::ModuleObj {
 
   // The version that is loaded now.
   std::shared_ptr<Dylib> dylib() const;
+  bool IsCurrent(const Dylib& dylib) const {
+    return current_.load(std::memory_order_acquire) == &dylib;
+  }
   // Calls `use` with the version that is loaded now; once more where it was replaced meanwhile,
   // also if that made it throw. Returns what the last call of it does.
   template <typename Use>
@@ -52,9 +56,9 @@ class ObjectModuleObj : public tvm::ffi::ModuleObj {
       std::shared_ptr<Dylib> current = dylib();
       try {
         auto result = use(*current);
-        if (dylib() == current) return result;
+        if (IsCurrent(*current)) return result;
       } catch (const ObjectLoaderError&) {
-        if (dylib() == current) throw;
+        if (IsCurrent(*current)) throw;
       }
     }
   }
@@ -136,6 +140,7 @@ class ObjectModuleObj : public tvm::ffi::ModuleObj {
 
   mutable Mutex mutex_;
   std::shared_ptr<Dylib> dylib_;
+  std::atomic<const Dylib*> current_;  // the same, for comparisons
   Tree tree_;
   // Versions before it that may be in memory, or have functions that are bound to them.
   std::vector<std::shared_ptr<Dylib>> former_;

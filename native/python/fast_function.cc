@@ -51,20 +51,20 @@ __attribute__((noinline, cold)) PyObject* CallBase(PyObject* self, PyObject* con
   return result;
 }
 
-inline int Run(PyObject* self, const ExportedFunctionObj& function, const TVMFFIAny* arguments,
-               int32_t count, TVMFFIAny* result) {
-  if (!ReadField<int>(self, types.release_gil_offset)) {
-    return function.Call(arguments, count, result);
-  }
-  PyThreadState* state = PyEval_SaveThread();
+[[gnu::always_inline]] inline int Run(PyObject* self, const ExportedFunctionObj& function,
+                                      const TVMFFIAny* arguments, int32_t count,
+                                      TVMFFIAny* result) {
+  bool leaves = ReadField<int>(self, types.release_gil_offset) != 0;
+  PyThreadState* state = leaves ? PyEval_SaveThread() : nullptr;
   int code = function.Call(arguments, count, result);
-  ReenterInterpreter(state);
+  if (leaves) ReenterInterpreter(state);
   return code;
 }
 
 // The same on the stream that the framework works on, and with its allocator.
-int RunWithFramework(PyObject* self, const ExportedFunctionObj& function,
-                     const PackedArguments& packed, int32_t count, TVMFFIAny* result) {
+__attribute__((noinline)) int RunWithFramework(PyObject* self, const ExportedFunctionObj& function,
+                                               const PackedArguments& packed, int32_t count,
+                                               TVMFFIAny* result) {
   const Framework& framework = packed.framework();
   bool has_stream = framework.device_type != -1;
   TVMFFIStreamHandle stream = nullptr;

@@ -37,7 +37,7 @@ __attribute__((noinline)) ThreadRecord*& CallScope::OfThisThread() { return this
 
 void ThreadRecord::Reset() {
   depth.store(0);
-  awaited_below.store(0);
+  awaited_below.store(NothingAwaited());
   crossings = 0;
   given = nullptr;  // its thread was in the midst of it
 }
@@ -65,7 +65,8 @@ ThreadRecord& CallScope::Register() {
 void (*CallScope::left)() = [] {};
 
 void CallScope::Leave(ThreadRecord& record) {
-  record.awaited_below.store(0, std::memory_order_relaxed);
+  record.awaited_below.store(ThreadRecord::NothingAwaited(), std::memory_order_relaxed);
+  LightFence();
   left();
 }
 

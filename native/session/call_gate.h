@@ -19,7 +19,8 @@
 //
 // Order, for a call that ends and somebody who wants to know when: the call writes its depth and
 // then reads `awaited_below`; the other one writes that, fences all threads, and then looks through
-// the records again. So at least one of them sees the other.
+// the records again. So at least one of them sees the other. Where there is no such fence, every
+// call looks whether anything is awaited, behind a fence of its own.
 #ifndef OBJECT_LOADER_SESSION_CALL_GATE_H_
 #define OBJECT_LOADER_SESSION_CALL_GATE_H_
 
@@ -46,11 +47,12 @@ struct ThreadRecord : ThreadRecordLinks<ThreadRecord> {
   // For use by the record's thread. Throws std::bad_alloc.
   std::atomic<const CallGate*>& DeepGate(uint32_t number);
   void Reset();
+  static uint32_t NothingAwaited() { return needs_light_fences ? UINT32_MAX : 0; }
 
   Part first;
   std::atomic<uint32_t> depth{0};
-  // When the thread is inside of fewer gates than these, somebody wants to know.
-  std::atomic<uint32_t> awaited_below{0};
+  // When the thread is inside of fewer gates than these, somebody may want to know.
+  std::atomic<uint32_t> awaited_below{NothingAwaited()};
   // The thread's own, for whoever makes its calls.
   uint32_t crossings = 0;
   void* given = nullptr;
@@ -102,19 +104,18 @@ class CallScope {
   // Does not look at the gate itself, which may be gone, or null: see `entered`.
   explicit CallScope(const CallGate* gate) : gate_(gate) {
     ThreadRecord& record = ThisThread();
-    uint32_t depth = record.depth.load(std::memory_order_relaxed);
-    bool is_shallow = __builtin_expect(depth < ThreadRecord::kGates, true);
-    auto& place = is_shallow ? record.first.gates[depth] : record.DeepGate(depth);
+    depth_ = record.depth.load(std::memory_order_relaxed);
+    bool is_shallow = __builtin_expect(depth_ < ThreadRecord::kGates, true);
+    auto& place = is_shallow ? record.first.gates[depth_] : record.DeepGate(depth_);
     place.store(gate, std::memory_order_release);
-    record.depth.store(depth + 1, std::memory_order_release);
+    record.depth.store(depth_ + 1, std::memory_order_release);
     record_ = &record;
     LightFence();
   }
   ~CallScope() {
-    uint32_t depth = record_->depth.load(std::memory_order_relaxed) - 1;
-    record_->depth.store(depth, std::memory_order_release);
-    LightFence();
-    if (__builtin_expect(depth < record_->awaited_below.load(std::memory_order_relaxed), false)) {
+    record_->depth.store(depth_, std::memory_order_release);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (__builtin_expect(depth_ < record_->awaited_below.load(std::memory_order_relaxed), false)) {
       Leave(*record_);
     }
   }
@@ -126,11 +127,8 @@ class CallScope {
   // Made where there is none. Throws std::bad_alloc.
   static ThreadRecord& MakeRecordOfThisThread() { return ThisThread(); }
   ThreadRecord& record() const { return *record_; }
-  const CallGate& gate() const { return *gate_; }
   // Whether it was made by loaded code, as far as is known.
-  bool is_nested() const {
-    return record_->depth.load(std::memory_order_relaxed) > 1 || record_->crossings > 0;
-  }
+  bool is_nested() const { return depth_ > 0 || record_->crossings > 0; }
 
   // False where the gate was closed before: the call must not be made. The gate must be known to
   // be there.
@@ -138,7 +136,7 @@ class CallScope {
     return __builtin_expect(!gate_->closed_.load(std::memory_order_relaxed), true);
   }
 
-  // What is called where somebody has waited for that; it does not throw.
+  // What is called where somebody may have waited for that; it does not throw.
   static void (*left)();
 
  private:
@@ -154,8 +152,9 @@ class CallScope {
 
   friend class CallGate;
   friend struct GateRecords;
-  const CallGate* gate_;
+  const CallGate* const gate_;
   ThreadRecord* record_;
+  uint32_t depth_;  // of the gates that the thread was inside of before
 };
 
 }  // namespace object_loader
