@@ -16,6 +16,7 @@ from typing import Any
 from bench.peers import DLOPEN, PEER
 
 LINKED = "cc -shared + dlopen"
+NEVER_RELOADED = "never reloaded"
 PEER_WHEEL = f"{PEER} 0.1.3, wheel on PyPI"
 PEER_WHEEL_BYTES = 15_966_993.0
 
@@ -82,6 +83,11 @@ TARGETS = (
         tuple(f"result/{kind}" for kind in ("string", "tensor", "array", "map")),
         *(DLOPEN, 1.1, 2.5),
     ),
+    Target(
+        "call of a function that was reloaded 1,000 times",
+        ("call/reloaded",),
+        *(NEVER_RELOADED, 1.02, 1.5),
+    ),
     Target("load + look up + first call, C object", ("load/c",), DLOPEN, 0.7, 5.0),
     Target("load + look up + first call, C++ object", ("load/cpp",), DLOPEN, 1.5, 10.0),
     Target("load + look up + first call, C++ object", ("load/cpp",), PEER, 0.25, 0.9),
@@ -146,6 +152,11 @@ TARGETS = (
         "interpreter's lock changes hands several times a load, and each time a thread is woken; "
         "threads/cpp also has two processes, which share nothing",
         count=1000,
+    ),
+    Target(
+        "reload + call of a function that was handed out, C object; others load it anew",
+        ("reload/c",),
+        *(DLOPEN, 1.0, 5.0),
     ),
     Target("new session", ("session/new",), PEER, 0.02, 0.1),
     Target("import, beyond import tvm_ffi", ("import/time",), PEER, 0.5, 1.5),

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reloads: what one takes, and what it leaves of the calls of a function that was handed out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench import objects, peers
+from bench.interleave import Measure, Sampler, call_sampler, operation_sampler
+from bench.targets import NEVER_RELOADED
+from bench.test_loads import load_sampler
+
+RELOADS = 1000
+
+
+def load() -> Any:
+    """Return a dylib of this package with the C object's function."""
+    package: Any = pytest.importorskip("tvm_ffi_object_loader")
+    return package.Session().load(objects.c_object())
+
+
+def test_call_of_a_reloaded_function(measure: Measure) -> None:
+    """Call a function whose dylib was reloaded 1,000 times, and one whose dylib never was."""
+    dylib, other = load(), load()
+    function = dylib["add"]
+    for _ in range(RELOADS):
+        dylib.reload(objects.c_object())
+        assert function(1, 2) == 3
+    competitors: dict[str, Sampler | str] = {
+        peers.OURS: call_sampler(function, (1, 2)),
+        NEVER_RELOADED: call_sampler(other["add"], (1, 2)),
+    }
+    measure("call/reloaded", competitors, rounds=300)
+
+
+def test_reload(measure: Measure) -> None:
+    """Reload an object, which unloads the one before, and call a function that was handed out.
+
+    Others load it, look the function up, call it and drop it.
+    """
+    obj = objects.c_object()
+    dylib = load()
+    function = dylib["add"]
+
+    def reload() -> None:
+        dylib.reload(obj)
+        assert function(1, 2) == 3
+
+    names = (peers.DLOPEN, peers.PEER)
+    competitors = {name: load_sampler(name, obj, drop=True) for name in names}
+    measure("reload/c", {peers.OURS: operation_sampler(reload), **competitors}, rounds=300)
