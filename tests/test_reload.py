@@ -134,6 +134,13 @@ def test_a_reload_that_fails_changes_nothing(
     assert trace.take() == [2, -1]
 
 
+def test_a_loader_reloads(compile: Compiler) -> None:
+    with tol.ObjectLoader() as loader:
+        number = loader.load(version(compile, 1)).get_function("number")
+        assert loader.reload(version(compile, 2)) is loader
+        assert number() == loader["number"]() == 2
+
+
 def test_arguments_are_checked(session: tol.Session, compile: Compiler) -> None:
     dylib = session.load(version(compile, 1))
     wrongs: list[dict[str, Any]] = [

@@ -6,7 +6,7 @@ They are built on `Session` and `Dylib`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from .dylib import NotCopied
@@ -146,6 +146,40 @@ class ObjectLoader(NotCopied):
             If the iterable is empty, or a path holds a null character.
         """
         self._dylib.load(objects, whole_archive=whole_archive)
+        return self
+
+    def reload(
+        self,
+        objects: Objects,
+        *,
+        whole_archive: bool = False,
+        dependents: bool = False,
+        keep_data: bool | Iterable[str] = False,
+    ) -> Self:
+        """Replace all that is loaded by the next version of it: `Dylib.reload`.
+
+        Parameters
+        ----------
+        objects, whole_archive, dependents, keep_data
+            As for `Dylib.reload`.
+
+        Returns
+        -------
+        ObjectLoader
+            The loader itself, whose functions call the new code.
+
+        Raises
+        ------
+        ObjectLoaderError
+            As `Dylib.reload` raises it, with all its subclasses. Nothing has changed then.
+        OSError
+            If a file cannot be read.
+        TypeError, ValueError
+            As `Dylib.reload` raises them.
+        """
+        self._dylib.reload(
+            objects, whole_archive=whole_archive, dependents=dependents, keep_data=keep_data
+        )
         return self
 
     def get_function(self, name: str) -> tvm_ffi.Function:
