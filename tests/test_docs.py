@@ -4,19 +4,16 @@
 from __future__ import annotations
 
 import inspect
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
+from pages import Page, run_command
 
-DOCS = Path(__file__).parent.parent / "docs"
+PAGE = Page("docs/inspect.md")
 FLAGS = ("-O1", "-fPIC", "-DTVM_FFI_DLL_EXPORT_INCLUDE_METADATA=1")
 SOURCE = """
 #include <tvm/ffi/function.h>
@@ -25,17 +22,12 @@ TVM_FFI_DLL_EXPORT_TYPED_FUNC({name}, Function);
 {documentation}
 """
 
-pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="docs/ is not here")
-
-
-def blocks(page: str, language: str) -> list[str]:
-    pattern = rf"^```{language}\n(.*?)^```$"
-    return re.findall(pattern, (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+pytestmark = PAGE.needed
 
 
 @pytest.fixture
 def folder(compile: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (scale,) = blocks("inspect.md", "cpp")
+    (scale,) = PAGE.blocks("cpp")
     add = 'TVM_FFI_DLL_EXPORT_TYPED_FUNC_DOC(add, "Add two integers.");'
     for name, operator, documentation in (("add", "+", add), ("scale", "*", scale)):
         source = SOURCE.format(name=name, operator=operator, documentation=documentation)
@@ -47,27 +39,15 @@ def folder(compile: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_python_examples(folder: Path) -> None:
-    names: dict[str, Any] = {"tol": tol, "inspect": inspect}
-    checked = 0
-    for block in blocks("inspect.md", "python"):
-        for line in block.splitlines():
-            found = re.fullmatch(r"(\S.*?)  # (.+)", line)
-            if found is None:
-                exec(line, names)
-                continue
-            assert eval(found[1], names) == eval(found[2], {}), line
-            checked += 1
-    assert checked >= 13
+    assert PAGE.run({"tol": tol, "inspect": inspect}) == 13
 
 
 def test_the_commands(folder: Path) -> None:
-    (block,) = blocks("inspect.md", "sh")
-    ran = 0
-    for line in block.splitlines():
-        program, *arguments = line.split("#")[0].split()
+    (block,) = PAGE.blocks("sh")
+    lines = [line.split("#")[0] for line in block.splitlines()]
+    assert len(lines) == 8
+    for line in lines:
+        program, arguments = line.split(" ", 1)
         assert program == "tvm-ffi-object-loader"
-        command = [sys.executable, "-m", "tvm_ffi_object_loader", *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = run_command(f"python -m tvm_ffi_object_loader {arguments}")
         assert result.returncode == 0, result.stderr
-        ran += 1
-    assert ran == 8

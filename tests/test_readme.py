@@ -3,11 +3,7 @@
 
 from __future__ import annotations
 
-import ast
 import concurrent.futures
-import contextlib
-import io
-import os
 import pathlib
 import re
 import shutil
@@ -23,26 +19,19 @@ import tvm_ffi
 
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
+from pages import ROOT, Page, run_command
 
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+README = Page("README.md")
 
-pytestmark = pytest.mark.skipif(not README.is_file(), reason="README.md is not here")
-
-
-def blocks(language: str) -> list[str]:
-    """Return the fenced blocks of one language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+pytestmark = README.needed
 
 
-def compile_as_readme_says(language: str, compiler: str, flag: str = "") -> None:
-    """Write README's source in `language` to its file, and run the command that compiles it."""
-    (source,) = blocks(language)
-    Path(source.split()[1]).write_text(source)
-    (command,) = (block for block in blocks("sh") if block.startswith(f"{compiler} "))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = command.replace(" -c ", f" {flag} -c ")
-    subprocess.run(command, shell=True, check=True, env={**os.environ, "PATH": path})
+def compile_as_readme_says(compiler: str, flag: str = "") -> None:
+    """Write README's sources to their files, and run the command that compiles one."""
+    README.write_files(Path.cwd())
+    (command,) = (block for block in README.blocks("sh") if block.startswith(f"{compiler} "))
+    result = run_command(command.replace(" -c ", f" {flag} -c "))
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture
@@ -69,23 +58,9 @@ def folder(compile: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path
 
 
-def check_results(block: str, names: dict[str, Any]) -> int:
-    """Evaluate the lines ``expression  # literal`` again, and compare; return how many."""
-    checked = 0
-    for line in block.splitlines():
-        found = re.fullmatch(r"(\S.*?)\s+# (.+)", line)
-        if found is None or found[1].startswith("print("):
-            continue
-        with contextlib.suppress(SyntaxError, ValueError):
-            expected = ast.literal_eval(found[2])
-            assert eval(found[1], names) == expected
-            checked += 1
-    return checked
-
-
 def test_the_python_examples_run(folder: Path) -> None:
-    (flag,) = set(re.findall(r"`(-DTVM_FFI_DLL_EXPORT_INCLUDE_METADATA=1)`", README.read_text()))
-    compile_as_readme_says("cpp", "c++", flag)
+    (flag,) = set(re.findall(r"`(-DTVM_FFI_DLL_EXPORT_INCLUDE_METADATA=1)`", README.text))
+    compile_as_readme_says("c++", flag)
     names: dict[str, Any] = {
         "concurrent": concurrent,
         "numpy": pytest.importorskip("numpy"),
@@ -97,22 +72,13 @@ def test_the_python_examples_run(folder: Path) -> None:
         "compiler_version": "12.2.0",
         "compile_source": lambda source, flags: source.with_suffix(".o").read_bytes(),
     }
-    examples = blocks("python")
-    assert len(examples) >= 3
-    checked = 0
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        for example in examples:
-            exec(example, names)
-            checked += check_results(example, names)
-    assert checked >= 5
-    assert printed.getvalue().startswith("3\n")
+    assert README.run(names) >= 5
     assert names["app"].closed
     assert names["best"] in names["variants"]
 
 
 def test_the_c_source_gives_a_working_object(folder: Path) -> None:
-    compile_as_readme_says("c", "cc")
+    compile_as_readme_says("cc")
     add = tol.load_module("add.o").add
     assert add(1, 2) == 3
     with pytest.raises(TypeError, match="two integers"):
@@ -245,18 +211,18 @@ def last_line_of_import(script: str) -> str:
 def test_a_quoted_message_is_what_appears(
     folder: Path, compile: Compiler, begins: str, produce: Callable[[Compiler], str]
 ) -> None:
-    (quoted,) = (block for block in blocks("text") if block.startswith(begins))
+    (quoted,) = (block for block in README.blocks("text") if block.startswith(begins))
     pattern = re.escape(" ".join(quoted.split())).replace("…", ".*")
     assert re.search(pattern, " ".join(produce(compile).split()))
 
 
 def test_no_quoted_message_is_left_out() -> None:
-    quoted = [block for block in blocks("text") if re.match(r"\w+Error:|LLVM", block)]
+    quoted = [block for block in README.blocks("text") if re.match(r"\w+Error:|LLVM", block)]
     assert len(quoted) == 9
 
 
 def test_the_two_commands_are_there() -> None:
-    commands = [line for block in blocks("sh") for line in block.splitlines()]
+    commands = [line for block in README.blocks("sh") for line in block.splitlines()]
     assert "pip install . && python -m tvm_ffi_object_loader demo" in commands
     assert "pip install '.[test]' && python -m pytest" in commands
 
@@ -265,7 +231,7 @@ def test_figures_are_those_of_the_committed_report() -> None:
     report = ROOT / "bench" / "report" / "report.md"
     if not report.is_file():
         pytest.skip("bench/ is not here")
-    section = README.read_text().split("\n## How fast\n")[1].split("\n## ")[0]
+    section = README.text.split("\n## How fast\n")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
     assert len(rows) > 10
     assert set(rows) <= set(report.read_text().splitlines())

@@ -3,27 +3,20 @@
 
 from __future__ import annotations
 
-import ast
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
+from pages import Page
 
-PAGE = Path(__file__).parent.parent / "docs" / "when-something-is-wrong.md"
+PAGE = Page("docs/when-something-is-wrong.md")
 
-pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="docs/ is not here")
-
-
-def blocks(language: str) -> list[str]:
-    """Return the fenced blocks of one language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+pytestmark = PAGE.needed
 
 
 def test_examples_give_what_they_say(
@@ -33,22 +26,7 @@ def test_examples_give_what_they_say(
     demo = Path(tol.__file__).parent / "demo" / "math_ops.cc"
     shutil.copy(compile.cxx(demo.read_text(), "-O2", "-fPIC"), tmp_path / "math_ops.o")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"tol": tol}
-    compared = 0
-    for block in blocks("python"):
-        for line in block.splitlines():
-            code, _, comment = line.partition("  # ")
-            if "=" in code.replace("==", ""):
-                exec(code, names)
-                continue
-            try:
-                expected = ast.literal_eval(comment.split(":")[0])
-            except (SyntaxError, ValueError):
-                exec(code, names)
-                continue
-            assert eval(code, names) == expected, line
-            compared += 1
-    assert compared == 10
+    assert PAGE.run({"tol": tol}) == 10
 
 
 def test_gdb_command(compile: Compiler, tmp_path: Path) -> None:
@@ -64,7 +42,7 @@ def test_gdb_command(compile: Compiler, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(
         "import tvm_ffi_object_loader as tol\ntol.Session(debug=True).load('kernel.o')['run']()\n"
     )
-    lines = "".join(blocks("sh")).splitlines()
+    lines = "".join(PAGE.blocks("sh")).splitlines()
     (line,) = (line for line in lines if line.startswith("gdb "))
     options = line.replace("gdb ", "gdb -nx -batch -iex 'set debuginfod enabled off' ", 1)
     shown = subprocess.run(
