@@ -115,6 +115,13 @@ SECTIONS = (
         "threads could. NumPy's threads, which spin for a while, are off.",
     ),
     (
+        "Recipes",
+        ("recipes/",),
+        "What docs/ shows. recipes/trials is the time a trial of its autotuner, two at a time, "
+        "from the start of the workers to their end; the others link a library and start a "
+        "process for each, of which 20 are tried a round.",
+    ),
+    (
         "Growth curves",
         ("growth/",),
         "size/ is bytes of constant data, symbols/ global functions in one object, threads/ "

@@ -17,6 +17,7 @@ from bench.peers import DLOPEN, PEER
 
 LINKED = "cc -shared + dlopen"
 NEVER_RELOADED = "never reloaded"
+PROCESS_EACH = "cc -shared + a process each"
 PEER_WHEEL = f"{PEER} 0.1.3, wheel on PyPI"
 PEER_WHEEL_BYTES = 15_966_993.0
 
