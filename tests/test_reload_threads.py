@@ -6,9 +6,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
-import gc
 import itertools
-import resource
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -59,11 +57,6 @@ def begin(pool: ThreadPoolExecutor) -> Iterator[Begin]:
     yield begin
     for call in calls:
         call.end()
-
-
-def resident() -> int:
-    pages = Path("/proc/self/statm").read_text().split()[1]
-    return int(pages) * resource.getpagesize()
 
 
 def test_a_call_finishes_in_the_code_that_it_began_in(
@@ -120,9 +113,8 @@ def test_calls_within_the_call_do_not_end_it(
     assert trace.take() == [-1]
 
 
-@pytest.mark.parametrize("reloads", [1000, pytest.param(10000, marks=pytest.mark.slow)])
 def test_threads_call_while_another_one_reloads(
-    session: tol.Session, compile: Compiler, pool: ThreadPoolExecutor, reloads: int
+    session: tol.Session, compile: Compiler, pool: ThreadPoolExecutor
 ) -> None:
     paths = [version(compile, number) for number in (1, 2)]
     dylib = session.load(paths[0])
@@ -138,21 +130,14 @@ def test_threads_call_while_another_one_reloads(
             calls += 2
         return calls
 
-    def reload(times: int) -> None:
-        for i in range(times):
-            dylib.reload(paths[(i + 1) % 2])
-
-    reload(200)
     running = [pool.submit(call) for _ in range(4)]
-    reload(reloads // 2)
-    before = resident(), session.stats()
-    reload(reloads // 2)
-    stop.set()
+    try:
+        for i in range(1000):
+            dylib.reload(paths[(i + 1) % 2])
+    finally:
+        stop.set()
     assert all(each.result() > 0 for each in running)
-    gc.collect()
-    after = resident(), session.stats()
-    assert after[0] - before[0] < 2 << 20
-    assert (after[1].bytes_reserved, after[1].retained) == (before[1].bytes_reserved, 0)
+    assert session.stats().retained == 0
     assert idle() == number() == 1
 
 

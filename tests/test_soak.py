@@ -76,6 +76,49 @@ for _ in range(6):
     gc.collect()
     print(resident() - before)
 """
+# Four threads call while a fifth reloads. One function is called at the end alone.
+RELOADS = """
+import gc
+import os
+import sys
+import threading
+import tvm_ffi_object_loader as tol
+
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+content = open(sys.argv[1], "rb").read()
+session = tol.Session()
+dylib = session.load(content)
+add, idle = dylib["add"], dylib["add"]
+stop = threading.Event()
+failures = []
+
+
+def call():
+    while not stop.is_set():
+        if add(1, 2) != 3:
+            failures.append(1)
+
+
+threads = [threading.Thread(target=call) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for number in range(10_000):
+    dylib.reload(content)
+    if number == 2_000:
+        before, reserved = resident(), session.stats().bytes_reserved
+stop.set()
+for thread in threads:
+    thread.join()
+stats = session.stats()
+assert (failures, idle(1, 2)) == ([], 3)
+assert (stats.bytes_reserved, stats.objects, stats.retained) == (reserved, 1, 0), stats
+assert dylib.stats().loads == 10_001
+print(resident() - before)
+"""
 CXX_ADD = """
 #include "safe_call.h"
 #include <stdexcept>
@@ -104,6 +147,14 @@ def test_ten_thousand_loads_in_one_session(
 ) -> None:
     path = compile(ADD) if language == "C" else compile.cxx(CXX_ADD)
     assert int(run_script(LOADS, path)) < 2 * MEGABYTE
+
+
+@pytest.mark.parametrize("language", ["C", "C++"])
+def test_ten_thousand_reloads_while_threads_call(
+    compile: Compiler, run_script: RunScript, language: str
+) -> None:
+    path = compile(ADD) if language == "C" else compile.cxx(CXX_ADD)
+    assert int(run_script(RELOADS, path)) < 2 * MEGABYTE
 
 
 def test_two_hundred_sessions(compile: Compiler, run_script: RunScript) -> None:
