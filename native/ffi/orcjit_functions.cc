@@ -19,19 +19,36 @@ namespace {
 
 namespace ffi = tvm::ffi;
 
+Inputs ReadInputs(const ffi::Array<ffi::Any>& objects, const Session& session) {
+  Inputs inputs(/*whole_archive=*/false, session.keeps_contents());
+  for (const ffi::Any& object : objects) {
+    if (auto path = object.try_cast<ffi::String>()) {
+      inputs.AddFile(std::string(*path));
+    } else if (auto content = object.try_cast<ffi::Bytes>()) {
+      llvm::StringRef bytes(content->data(), content->size());
+      inputs.AddBytes(bytes, /*immutable=*/true);
+    } else {
+      throw ffi::Error(
+          "TypeError",
+          "objects must be paths (str) and contents (bytes), not " + object.GetTypeKey(), "");
+    }
+  }
+  return inputs;
+}
+
 // A session as tvm-ffi holds it.
 class SessionObj : public ffi::Object {
  public:
   SessionObj(std::shared_ptr<Session> session, std::vector<std::string> libraries)
       : session_(std::move(session)), libraries_(std::move(libraries)) {}
 
-  ffi::Module Load(llvm::function_ref<Inputs()> read, const std::string& name) const {
+  ffi::Module Load(const ffi::Array<ffi::Any>& objects, const std::string& name) const {
     std::optional<std::string> given;
     if (!name.empty()) given = name;
     std::vector<LinkedTo> link_order(libraries_.begin(), libraries_.end());
     ModulePtr module = CreateModule(session_, given, link_order, /*replaces=*/given.has_value());
     LoadRecord record(module->dylib());
-    ffi::Module root = module->Load(read, record);
+    ffi::Module root = module->Load([&] { return ReadInputs(objects, *session_); }, record);
     if (given) module->dylib()->TakeName();
     return root;
   }
@@ -42,23 +59,6 @@ class SessionObj : public ffi::Object {
   const std::shared_ptr<Session> session_;
   const std::vector<std::string> libraries_;
 };
-
-Inputs ReadInputs(const ffi::Array<ffi::Any>& objects) {
-  Inputs inputs(/*whole_archive=*/false);
-  for (const ffi::Any& object : objects) {
-    if (auto path = object.try_cast<ffi::String>()) {
-      inputs.AddFile(std::string(*path));
-    } else if (auto content = object.try_cast<ffi::Bytes>()) {
-      llvm::StringRef bytes(content->data(), content->size());
-      inputs.AddBytes(FileContent::OfBytes(bytes, /*immutable=*/true));
-    } else {
-      throw ffi::Error(
-          "TypeError",
-          "objects must be paths (str) and contents (bytes), not " + object.GetTypeKey(), "");
-    }
-  }
-  return inputs;
-}
 
 // Calls `load`; what it throws becomes an error of tvm-ffi, of the kind that its Python class has.
 template <typename Load>
@@ -106,7 +106,7 @@ OrcjitFunctions MakeOrcjitFunctions(std::shared_ptr<Session> session,
     *result = WithErrorsOfTvmFfi(
         [&] {
           OutsideInterpreter outside;
-          return in.Load([&] { return ReadInputs(objects); }, name ? std::string(*name) : "");
+          return in.Load(objects, name ? std::string(*name) : "");
         },
         explain);
   };

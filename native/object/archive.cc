@@ -87,6 +87,8 @@ void ObjectSymbols::Add(const Elf::Sym& symbol, StringRef symbol_name) {
   }
 }
 
+bool Archive::IsThin(StringRef content) { return content.starts_with(kThinMagic); }
+
 Archive Archive::FromFile(std::shared_ptr<FileContent> content) {
   std::string path = content->name();
   Archive archive(std::move(content));
@@ -103,7 +105,7 @@ Archive Archive::FromBytes(std::shared_ptr<FileContent> content) {
 void Archive::ReadMembers(const std::string* path) {
   content_->FetchAll();
   StringRef content = content_->bytes();
-  bool thin = content.starts_with(kThinMagic);
+  bool thin = IsThin(content);
   if (thin && !path) {
     Fail("is a thin archive, whose members are files beside it: pass its path, not its content");
   }

@@ -39,6 +39,9 @@ struct ObjectSymbols {
 
 class Archive {
  public:
+  // Whether the members of the archive that begins so are files of their own.
+  static bool IsThin(llvm::StringRef content);
+
   // The file at the path that names the content; a thin archive's members are read beside it.
   // Throws ObjectFormatError, and what FileContent throws.
   static Archive FromFile(std::shared_ptr<FileContent> content);

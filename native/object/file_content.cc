@@ -8,9 +8,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <system_error>
+#include <utility>
 
 #include "base/error.h"
 #include "base/pages.h"
@@ -42,11 +44,12 @@ std::shared_ptr<FileContent> FileContent::OfFile(const std::string& path) {
   }
   std::shared_ptr<FileContent> content(new FileContent(path, status.getSize()));
   content->file_ = file;
+  auto modified = status.getLastModificationTime().time_since_epoch();
+  content->identity_ = {status.getUniqueID().getDevice(), status.getUniqueID().getFile(),
+                        status.getSize(),
+                        std::chrono::duration_cast<std::chrono::nanoseconds>(modified).count()};
   content->Allocate();
-  if (content->is_whole()) {
-    close(file);
-    content->file_ = -1;
-  }
+  if (content->is_whole()) content->CloseFile();
   return content;
 }
 
@@ -73,13 +76,17 @@ std::shared_ptr<FileContent> FileContent::PartOf(std::shared_ptr<FileContent> wh
 }
 
 FileContent::~FileContent() {
-  if (file_ >= 0) close(file_);
+  CloseFile();
   if (is_mapped_) {
     llvm::sys::MemoryBlock block(buffer_, size_);
     static_cast<void>(llvm::sys::Memory::releaseMappedMemory(block));
   } else {
     std::free(buffer_);
   }
+}
+
+void FileContent::CloseFile() {
+  if (file_ >= 0) close(std::exchange(file_, -1));
 }
 
 void FileContent::Allocate() {
@@ -129,6 +136,7 @@ void FileContent::FetchAll() {
   if (is_mapped_) AdviseHugePages(buffer_, size_);
   FetchBlocks(0, size_);
   fetched_ = size_;
+  CloseFile();
 }
 
 void FileContent::Copy(uint64_t offset, uint64_t size, char* to) {

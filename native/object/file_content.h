@@ -21,6 +21,19 @@
 
 namespace object_loader {
 
+// What tells whether a path still leads to what was read there.
+struct FileIdentity {
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  uint64_t size = 0;
+  int64_t modified = 0;  // nanoseconds since 1970
+
+  friend bool operator==(const FileIdentity& a, const FileIdentity& b) {
+    return a.device == b.device && a.inode == b.inode && a.size == b.size &&
+           a.modified == b.modified;
+  }
+};
+
 class FileContent {
  public:
   // Inputs of up to so many bytes are read at once.
@@ -42,6 +55,8 @@ class FileContent {
   // What the caller gave: the path, or "<bytes>"; "libfoo.a(bar.o)" for an archive's member.
   const std::string& name() const { return name_; }
   uint64_t size() const { return size_; }
+  // Of the file, when it was opened.
+  const FileIdentity& identity() const { return identity_; }
 
   // Of the content's full size; only what has been fetched may be read in it. The first 64 bytes
   // have been, if there are so many.
@@ -51,6 +66,7 @@ class FileContent {
   void Fetch(uint64_t offset, uint64_t size) {
     if (offset + size > fetched_) FetchBlocks(offset, size);
   }
+  // All of it; the file is closed then.
   void FetchAll();
   // Copies a range that was not fetched, or was.
   void Copy(uint64_t offset, uint64_t size, char* to);
@@ -60,11 +76,13 @@ class FileContent {
  private:
   FileContent(std::string name, uint64_t size) : name_(std::move(name)), size_(size) {}
   void Allocate();
+  void CloseFile();
   void FetchBlocks(uint64_t offset, uint64_t size);
   void Read(uint64_t offset, uint64_t size, char* to);
 
   const std::string name_;
   const uint64_t size_;
+  FileIdentity identity_;
   const char* data_ = nullptr;
   uint64_t fetched_ = 0;      // so many bytes from the start on
   std::vector<bool> blocks_;  // those that have been fetched

@@ -3,12 +3,14 @@
 
 #include <llvm/ADT/DenseMap.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <set>
 #include <utility>
 
 #include "base/error.h"
+#include "base/path.h"
 #include "object/file_kind.h"
 #include "object/symbol_names.h"
 
@@ -171,27 +173,67 @@ void CheckSegments(FileContent& file) {
 
 void Inputs::AddFile(const std::string& path) {
   auto content = FileContent::OfFile(path);
-  switch (KindOf(content->bytes())) {
-    case FileKind::kSharedLibrary:
-      CheckSegments(*content);
-      libraries_.push_back(path);
-      break;
-    case FileKind::kArchive:
-      any_archive_ = true;
-      inputs_.emplace_back(Archive::FromFile(std::move(content)));
-      break;
-    default:
-      inputs_.emplace_back(ElfView(std::move(content)));
-  }
+  Add(content, {Source::kFile, AbsolutePath(path), content->identity(), nullptr});
 }
 
-void Inputs::AddBytes(std::shared_ptr<FileContent> content) {
-  if (KindOf(content->bytes()) == FileKind::kArchive) {
-    any_archive_ = true;
-    inputs_.emplace_back(Archive::FromBytes(std::move(content)));
-  } else {
-    inputs_.emplace_back(ElfView(std::move(content)));
+void Inputs::AddBytes(StringRef bytes, bool immutable, const std::string& name) {
+  // What is kept is a copy.
+  Add(FileContent::OfBytes(bytes, immutable && !keep_contents_, name),
+      {Source::kBytes, name, {}, nullptr});
+}
+
+void Inputs::AddAgain(const Source& source) {
+  if (source.kind == Source::kThinArchive) {
+    throw ObjectLoaderError(source.name +
+                            ": is a thin archive, whose members lie in files that may have changed "
+                            "since it was loaded: load the objects, or a whole archive, instead");
   }
+  if (source.kind == Source::kLibrary) return AddFile(source.name);
+  if (source.content) return Add(source.content, source);
+  if (source.kind == Source::kBytes) {
+    throw ObjectLoaderError(source.name +
+                            ": was loaded from bytes, which are not kept: load it from a file, or "
+                            "into a session with picklable=True");
+  }
+  auto content = FileContent::OfFile(source.name);
+  if (!(content->identity() == source.identity)) {
+    throw ObjectLoaderError(source.name +
+                            ": has changed since it was loaded: load it again; a session with "
+                            "picklable=True keeps what it has loaded");
+  }
+  Add(content, source);
+}
+
+void Inputs::Add(std::shared_ptr<FileContent> content, Source source) {
+  const FileKind kind = KindOf(content->bytes());
+  const bool is_file = source.kind == Source::kFile;
+  if (kind == FileKind::kSharedLibrary && is_file) {
+    CheckSegments(*content);
+    libraries_.push_back(content->name());
+    source.kind = Source::kLibrary;
+  } else {
+    if (keep_contents_) {
+      content->FetchAll();
+      source.content = content;
+    }
+    if (kind == FileKind::kArchive) {
+      any_archive_ = true;
+      if (is_file && Archive::IsThin(content->bytes())) source.kind = Source::kThinArchive;
+      inputs_.emplace_back(is_file ? Archive::FromFile(std::move(content))
+                                   : Archive::FromBytes(std::move(content)));
+    } else {
+      inputs_.emplace_back(ElfView(std::move(content)));
+    }
+  }
+  from_.sources.push_back(std::move(source));
+}
+
+Inputs ReadAgain(const LoadedFrom& from) {
+  bool keeps = std::any_of(from.sources.begin(), from.sources.end(),
+                           [](const Source& source) { return source.content != nullptr; });
+  Inputs inputs(from.whole_archive, keeps);
+  for (const Source& source : from.sources) inputs.AddAgain(source);
+  return inputs;
 }
 
 void CheckSharedLibrary(const std::string& path) {
@@ -227,7 +269,7 @@ std::vector<ElfView> Inputs::TakeObjects(llvm::function_ref<bool(StringRef)> is_
       any_object = true;
       symbols[i] = SymbolsOf(*object);
       linker.Announce(symbols[i]);
-    } else if (whole_archive_) {
+    } else if (from_.whole_archive) {
       const Archive& archive = *std::get_if<Archive>(&inputs_[i]);
       for (uint32_t member = 0; member < archive.size(); ++member) {
         linker.Announce(archive.symbols(member));
@@ -245,7 +287,7 @@ std::vector<ElfView> Inputs::TakeObjects(llvm::function_ref<bool(StringRef)> is_
     const Archive& archive = *std::get_if<Archive>(&inputs_[i]);
     archives += (archives.empty() ? "" : ", ") + archive.name();
     std::set<uint32_t> members;
-    if (whole_archive_) {
+    if (from_.whole_archive) {
       members = AllMembers(archive);
     } else if (!any_object) {
       members = MembersWithFunctions(archive);
@@ -259,11 +301,12 @@ std::vector<ElfView> Inputs::TakeObjects(llvm::function_ref<bool(StringRef)> is_
     }
   }
   if (linked.empty()) {
-    throw ObjectFormatError(
-        archives + (whole_archive_ ? ": has no members, so there is nothing to load"
-                                   : ": no member exports a TVM-FFI function, so there is nothing "
-                                     "to load: pass whole_archive=True to load all members, or the "
-                                     "objects that use the archive together with it"));
+    throw ObjectFormatError(archives +
+                            (from_.whole_archive
+                                 ? ": has no members, so there is nothing to load"
+                                 : ": no member exports a TVM-FFI function, so there is nothing "
+                                   "to load: pass whole_archive=True to load all members, or the "
+                                   "objects that use the archive together with it"));
   }
   inputs_.clear();
   return linked;

@@ -15,22 +15,31 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "object/archive.h"
 #include "object/elf_view.h"
+#include "object/source.h"
 
 namespace object_loader {
 
 class Inputs {
  public:
   // `whole_archive`: every member of every archive is linked, in the archive's place.
-  explicit Inputs(bool whole_archive) : whole_archive_(whole_archive) {}
+  // `keep_contents`: what the load was given is remembered with its content (Source).
+  explicit Inputs(bool whole_archive, bool keep_contents = false) : keep_contents_(keep_contents) {
+    from_.whole_archive = whole_archive;
+  }
 
-  // Throws FileError and ObjectFormatError.
+  // Throws FileError, OutOfMemoryError and ObjectFormatError.
   void AddFile(const std::string& path);
-  void AddBytes(std::shared_ptr<FileContent> content);
+  // As FileContent::OfBytes.
+  void AddBytes(llvm::StringRef bytes, bool immutable, const std::string& name = "<bytes>");
+  // What a load was given, as it had it. Throws ObjectLoaderError too, where that is not to be had
+  // any more: the file has changed, say.
+  void AddAgain(const Source& source);
 
   // Whether there are objects or archives.
   bool has_objects() const { return !inputs_.empty(); }
@@ -42,13 +51,21 @@ class Inputs {
   // The objects to link, in the linker's order; once only. `is_defined` tells of a symbol that is
   // there already. Throws ObjectFormatError, also where there is nothing to link, and FileError.
   std::vector<ElfView> TakeObjects(llvm::function_ref<bool(llvm::StringRef)> is_defined);
+  // What was added; once only.
+  LoadedFrom TakeSources() { return std::move(from_); }
 
  private:
-  const bool whole_archive_;
+  void Add(std::shared_ptr<FileContent> content, Source source);
+
+  const bool keep_contents_;
   bool any_archive_ = false;
+  LoadedFrom from_;
   std::vector<std::variant<ElfView, Archive>> inputs_;
   std::vector<std::string> libraries_;
 };
+
+// The inputs of a load as it had them; see AddAgain. Contents are kept again where they were.
+Inputs ReadAgain(const LoadedFrom& from);
 
 // Throws ObjectFormatError and FileError where the file is no shared library for this process, or
 // is shorter than its headers say: the dynamic linker maps what they say, and touching pages past

@@ -17,6 +17,7 @@
 #include <string>
 #include <utility>
 
+#include "base/path.h"
 #include "os/dynamic_library.h"
 
 namespace object_loader {
@@ -31,6 +32,8 @@ class SharedLibrary {
 
   // As the caller gave it.
   const std::string& path() const { return path_; }
+  // Where it is, whatever the current folder.
+  const std::string& location() const { return location_; }
 
   // See DynamicLibrary.
   std::optional<void*> Find(const std::string& symbol) const { return library_->Find(symbol); }
@@ -43,9 +46,10 @@ class SharedLibrary {
 
  private:
   SharedLibrary(std::string path, std::shared_ptr<const DynamicLibrary> library)
-      : path_(std::move(path)), library_(std::move(library)) {}
+      : path_(std::move(path)), location_(AbsolutePath(path_)), library_(std::move(library)) {}
 
   const std::string path_;
+  const std::string location_;
   const std::shared_ptr<const DynamicLibrary> library_;
 };
 

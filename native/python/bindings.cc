@@ -32,11 +32,14 @@
 #include "python/conversions.h"
 #include "python/exceptions.h"
 #include "python/fast_function.h"
+#include "python/handles.h"
 #include "python/inspection.h"
 #include "python/interpreter.h"
+#include "python/recipes.h"
 #include "python/results.h"
 #include "python/statistics.h"
 #include "session/locations.h"
+#include "session/recipe.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -44,28 +47,6 @@ using namespace nb::literals;
 namespace object_loader {
 
 namespace {
-
-struct PySession {
-  std::shared_ptr<Session> session;
-};
-
-class PyDylib {
- public:
-  explicit PyDylib(ModulePtr given) : module(std::move(given)) { module->CountHandle(1); }
-  PyDylib(PyDylib&&) noexcept = default;
-  PyDylib& operator=(PyDylib&&) = delete;
-  ~PyDylib() {
-    if (module) module->CountHandle(-1);
-  }
-
-  std::shared_ptr<Dylib> dylib() const { return module->dylib(); }
-
-  ModulePtr module;
-  // Of what was loaded through this handle, where it is another module: nobody else holds it, and
-  // it costs much to build. Where there is no GIL, the methods that change it lock the handle; they
-  // give way whenever they leave the interpreter.
-  std::optional<tvm::ffi::Module> root;
-};
 
 // How long a close waits for calls: until they end, so many seconds have passed, or a signal's
 // handler raises, as that of Ctrl-C does.
@@ -169,6 +150,12 @@ void BindSession(nb::module_& m) {
           "name",
           [](const PySession& self) { return nb::cast<nb::str>(ToStr(self.session->name())); })
       .def_prop_ro("closed", [](const PySession& self) { return self.session->closed(); })
+      .def_prop_ro(
+          "address",
+          [](const PySession& self) { return reinterpret_cast<uintptr_t>(self.session.get()); })
+      .def_prop_rw(
+          "keeps_contents", [](const PySession& self) { return self.session->keeps_contents(); },
+          [](const PySession& self, bool keep) { self.session->KeepContents(keep); })
       .def(
           "create_dylib",
           [](const PySession& self, const std::optional<nb::str>& given_name,
@@ -250,7 +237,7 @@ void LoadInto(PyDylib& dylib, nb::sequence objects, bool whole_archive, bool as_
     // Left once: each time, another thread may have to be waited for.
     OutsideInterpreter left;
     auto read = [&] {
-      Inputs inputs = given.Read(whole_archive);
+      Inputs inputs = given.Read(whole_archive, dylib.dylib().session()->keeps_contents());
       if (as_module) inputs.RequireObjects();
       return inputs;
     };
@@ -354,6 +341,11 @@ void BindDylib(nb::module_& m) {
       .def(
           "stats", [](const PyDylib& self) { return FiguresOf(self.module); },
           nb::sig("def stats(self) -> dict[str, typing.Any]"))
+      .def("versions", [](const PyDylib& self) { return VersionsOf(self.dylib()); })
+      .def(
+          "recipe", [](const PyDylib& self) { return RecipeOf(self); },
+          nb::sig("def recipe(self) -> list[tuple[str, int, list[int | str], list[tuple[bool, "
+                  "list[tuple[str, str, tuple[int, int, int, int], bytes | None]]]]]]"))
       .def(
           "functions",
           [](const PyDylib& self) {
@@ -458,6 +450,7 @@ NB_MODULE(_native, m) {
   BindSession(m);
   BindDylib(m);
   BindInspection(m);
+  BindRecipes(m);
   m.def(
       "fast_function", [](nb::handle function) { return Steal(FastFunction(function.ptr())); },
       "function"_a, nb::sig("def fast_function(function: tvm_ffi.Function) -> tvm_ffi.Function"));

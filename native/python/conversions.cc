@@ -56,13 +56,13 @@ Given::Given(nb::sequence objects) {
   }
 }
 
-Inputs Given::Read(bool whole_archive) const {
-  Inputs inputs(whole_archive);
+Inputs Given::Read(bool whole_archive, bool keep_contents) const {
+  Inputs inputs(whole_archive, keep_contents);
   for (const Entry& entry : entries_) {
     if (entry.buffer) {
       llvm::StringRef bytes(static_cast<const char*>(entry.buffer->buf),
                             static_cast<size_t>(entry.buffer->len));
-      inputs.AddBytes(FileContent::OfBytes(bytes, entry.immutable, entry.name));
+      inputs.AddBytes(bytes, entry.immutable, entry.name);
     } else {
       inputs.AddFile(entry.name);
     }

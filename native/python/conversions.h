@@ -31,7 +31,8 @@ class Given {
  public:
   explicit Given(nanobind::sequence objects);
 
-  Inputs Read(bool whole_archive) const;
+  // See Inputs.
+  Inputs Read(bool whole_archive, bool keep_contents) const;
 
  private:
   struct Release {

@@ -5,6 +5,8 @@
 #include <tvm/ffi/extra/c_env_api.h>
 
 #include <cstddef>
+#include <functional>
+#include <string>
 #include <utility>
 
 #include "ffi/registration.h"
@@ -190,6 +192,34 @@ PyObject* Replace(PyObject* plain) {
   return instance;
 }
 
+// What an instance stands for, or null.
+const ExportedFunctionObj* Exported(PyObject* instance) {
+  TVMFFIObject* handle = HandleOf(instance);
+  return ExportedFunctionObj::IsInstance(handle) ? ExportedFunctionObj::From(handle) : nullptr;
+}
+
+// Each look-up makes another function: equal are those of one module with one name.
+PyObject* Compare(PyObject* self, PyObject* other, int operation) {
+  if ((operation == Py_EQ || operation == Py_NE) && Py_TYPE(other) == fast_function_type) {
+    const ExportedFunctionObj* a = Exported(self);
+    const ExportedFunctionObj* b = Exported(other);
+    if (a && b) {
+      bool equal = a->module().get() == b->module().get() && a->name() == b->name();
+      return PyBool_FromLong(equal == (operation == Py_EQ));
+    }
+  }
+  return types.function->tp_richcompare(self, other, operation);
+}
+
+Py_hash_t Hash(PyObject* self) {
+  const ExportedFunctionObj* function = Exported(self);
+  if (!function) return types.function->tp_hash(self);
+  size_t hash = std::hash<std::string>()(function->name()) ^
+                std::hash<const void*>()(function->module().get());
+  auto result = static_cast<Py_hash_t>(hash);
+  return result == -1 ? -2 : result;
+}
+
 bool MakeFastFunctionType() {
   if (!types.serve_fast_call()) return true;
   vectorcall_offset = types.function->tp_basicsize;
@@ -205,6 +235,9 @@ bool MakeFastFunctionType() {
   PyType_Slot slots[] = {{Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
                          {Py_tp_members, members},
                          {Py_tp_getset, function_attributes},
+                         {Py_tp_methods, function_methods},
+                         {Py_tp_richcompare, reinterpret_cast<void*>(Compare)},
+                         {Py_tp_hash, reinterpret_cast<void*>(Hash)},
                          {Py_tp_repr, reinterpret_cast<void*>(FunctionRepr)},
                          {0, nullptr}};
   PyType_Spec spec = {
@@ -248,9 +281,7 @@ PyObject* FastFunction(PyObject* argument) {
 
 const ExportedFunctionObj* ExportedFunction(PyObject* function) {
   bool is_function = PyType_IsSubtype(Py_TYPE(function), types.function) != 0;
-  if (!fast_function_type || !is_function) return nullptr;
-  TVMFFIObject* handle = HandleOf(function);
-  return ExportedFunctionObj::IsInstance(handle) ? ExportedFunctionObj::From(handle) : nullptr;
+  return types.handle_offset != 0 && is_function ? Exported(function) : nullptr;
 }
 
 bool InitFunctions() {

@@ -7,24 +7,37 @@ namespace object_loader {
 
 namespace {
 
+constexpr const char* kFunctions = "tvm_ffi_object_loader.functions";
+constexpr const char* kTransport = "tvm_ffi_object_loader.transport";
+
 // A function of the module that does the work, a new reference.
-PyObject* InPython(const char* name) {
-  PyObject* module = PyImport_ImportModule("tvm_ffi_object_loader.functions");
+PyObject* InPython(const char* module_name, const char* name) {
+  PyObject* module = PyImport_ImportModule(module_name);
   PyObject* function = module ? PyObject_GetAttrString(module, name) : nullptr;
   Py_XDECREF(module);
   return function;
 }
 
-PyObject* Ask(const char* name, PyObject* argument) {
-  PyObject* ask = InPython(name);
+PyObject* Ask(const char* module_name, const char* name, PyObject* argument) {
+  PyObject* ask = InPython(module_name, name);
   PyObject* result = ask ? PyObject_CallOneArg(ask, argument) : nullptr;
   Py_XDECREF(ask);
   return result;
 }
 
 PyObject* GetAttribute(PyObject* function, void* name) {
-  return Ask(static_cast<const char*>(name), function);
+  return Ask(kFunctions, static_cast<const char*>(name), function);
 }
+
+PyObject* Reduce(PyObject* function, PyObject*) {
+  return Ask(kTransport, "reduce_function", function);
+}
+
+PyObject* Tokenize(PyObject* function, PyObject*) {
+  return Ask(kTransport, "tokenize_function", function);
+}
+
+PyObject* Itself(PyObject* function, PyObject*) { return Py_NewRef(function); }
 
 // An attribute that is text for the type itself, and is worked out for its instances.
 struct DocDescriptor {
@@ -32,7 +45,7 @@ struct DocDescriptor {
 };
 
 PyObject* GetDoc(PyObject* self, PyObject* function, PyObject*) {
-  if (function && function != Py_None) return Ask("doc", function);
+  if (function && function != Py_None) return Ask(kFunctions, "doc", function);
   return Py_NewRef(reinterpret_cast<DocDescriptor*>(self)->text);
 }
 
@@ -52,7 +65,14 @@ PyGetSetDef function_attributes[] = {
      const_cast<char*>("signature")},
     {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
-PyObject* FunctionRepr(PyObject* function) { return Ask("show", function); }
+PyMethodDef function_methods[] = {
+    {"__reduce__", Reduce, METH_NOARGS, "Return what pickle makes the function of again."},
+    {"__copy__", Itself, METH_NOARGS, "Return the function itself."},
+    {"__deepcopy__", Itself, METH_O, "Return the function itself."},
+    {"__dask_tokenize__", Tokenize, METH_NOARGS, "Return what tells the function from others."},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyObject* FunctionRepr(PyObject* function) { return Ask(kFunctions, "show", function); }
 
 bool SetTypeDoc(PyTypeObject* type, const char* text) {
   PyType_Slot slots[] = {{Py_tp_descr_get, reinterpret_cast<void*>(GetDoc)},
@@ -76,7 +96,7 @@ bool SetTypeDoc(PyTypeObject* type, const char* text) {
 
 PyObject* CallWithKeywords(PyObject* function, PyObject* const* arguments, Py_ssize_t count,
                            PyObject* keywords) {
-  PyObject* pack = Ask("packer", function);
+  PyObject* pack = Ask(kFunctions, "packer", function);
   if (!pack) return nullptr;
   PyObject* packed = nullptr;
   PyObject* result = nullptr;

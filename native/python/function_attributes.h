@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the functions of loaded code say of themselves in Python, __name__, __doc__, __signature__
-// and the like, and calls with keywords.
+// and the like, calls with keywords, and what sends functions to other processes.
 //
-// All of it is done in Python (tvm_ffi_object_loader.functions), when it is asked for: looking a
-// function up and calling it with positional arguments cost what they did. Needs the GIL.
+// All of it is done in Python (tvm_ffi_object_loader.functions and .transport), when it is asked
+// for: looking a function up and calling it with positional arguments cost what they did. Needs the
+// GIL.
 #ifndef OBJECT_LOADER_PYTHON_FUNCTION_ATTRIBUTES_H_
 #define OBJECT_LOADER_PYTHON_FUNCTION_ATTRIBUTES_H_
 
@@ -14,6 +15,9 @@ namespace object_loader {
 
 // The attributes that are worked out; ends with an empty one.
 extern PyGetSetDef function_attributes[];
+
+// What pickle, copy and Dask ask for. The module `transport` does the work.
+extern PyMethodDef function_methods[];
 
 // As tp_repr.
 PyObject* FunctionRepr(PyObject* function);

@@ -48,7 +48,7 @@ nb::tuple CheckObjects(nb::sequence objects, bool whole_archive) {
     try {
       auto session = std::make_shared<Session>("inspection", Session::Inspection{});
       ModulePtr module = CreateModule(session, std::string("inspection"), {}, false);
-      CheckLoad(*module->dylib(), given.Read(whole_archive), check);
+      CheckLoad(*module->dylib(), given.Read(whole_archive, /*keep_contents=*/false), check);
     } catch (...) {
       failure = std::current_exception();
     }

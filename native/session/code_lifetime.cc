@@ -390,6 +390,7 @@ void CodeLifetime::UnloadNow() {
   }
   std::vector<Link> link_order;
   Scope::Libraries libraries;  // closed when no lock is held
+  dylib_.ForgetSources();
   // Before the memory goes: whoever finds a symbol may use it there.
   dylib_.symbols().Clear();
   dylib_.scope().Clear(link_order, libraries);

@@ -14,6 +14,7 @@ namespace object_loader {
 namespace {
 
 std::atomic<uint64_t> last_id{0};
+std::atomic<uint64_t> last_version{0};
 
 }  // namespace
 
@@ -178,16 +179,49 @@ void Dylib::Load(Inputs&& inputs, const Scope::Libraries& libraries,
   record.Enter(LoadRecord::kWaiting);
   session_->ReleaseDeferred();
   ThrowIfClosed();
+  const bool is_nested = turns_.IsMine();
   Turn turn(*this);
   ThrowIfClosed();
+  LoadedFrom from = inputs.TakeSources();
+  // Before anybody sees what the load brings: whoever has a function of it can send it.
+  auto finish = [&] {
+    on_initialized();
+    if (!is_nested) Remember(std::move(from));
+  };
   scope_.Add(libraries);
   try {
-    if (inputs.has_objects()) LoadObjects(*this, std::move(inputs), on_initialized, record);
+    if (inputs.has_objects()) {
+      LoadObjects(*this, std::move(inputs), finish, record);
+    } else if (!is_nested) {
+      Remember(std::move(from));
+    }
   } catch (...) {
     scope_.Remove(libraries);
     throw;
   }
   scope_.Publish(libraries);
+}
+
+void Dylib::Remember(LoadedFrom from) {
+  std::lock_guard<Mutex> lock(mutex_);
+  sources_.loads.push_back(std::move(from));
+  sources_.version = ++last_version;
+}
+
+Dylib::Sources Dylib::sources() const {
+  std::lock_guard<Mutex> lock(mutex_);
+  return sources_;
+}
+
+uint64_t Dylib::version() const {
+  std::lock_guard<Mutex> lock(mutex_);
+  return sources_.version;
+}
+
+void Dylib::ForgetSources() {
+  Sources forgotten;  // let go of when no lock is held
+  std::lock_guard<Mutex> lock(mutex_);
+  std::swap(sources_, forgotten);
 }
 
 std::optional<Found> Dylib::FindOffered(NameRef name) const {

@@ -82,6 +82,16 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
     Dylib& dylib_;
   };
 
+  // What its loads were given, in order, but for those that its initializers made: the same loads
+  // make these again. Empty once the code is unloaded.
+  struct Sources {
+    uint64_t version = 0;  // no other state of any dylib has it
+    std::vector<LoadedFrom> loads;
+  };
+  Sources sources() const;
+  uint64_t version() const;
+  void ForgetSources();
+
   // Links the inputs and runs their initializers, then `on_initialized`. What the dylib lacks is
   // from now on searched in `libraries` as well. If any of it throws, the dylib is as it was. The
   // inputs are still there if it is closed before that (SessionClosedError).
@@ -140,6 +150,7 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
 
   [[noreturn]] void ThrowCircle(const char* what) const;
   void LeaveSession();
+  void Remember(LoadedFrom from);
 
   const std::shared_ptr<Line> line_;
   const Session::Reservation reservation_;
@@ -149,7 +160,8 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   SymbolTable symbols_{line_->turns};
   Scope scope_{line_->turns};
   CodeLifetime code_{*this};
-  Mutex mutex_;
+  mutable Mutex mutex_;
+  Sources sources_;
   int closers_ = 0;  // threads in Close
   bool dropped_ = false;
   std::atomic<bool> left_session_{false};

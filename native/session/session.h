@@ -59,6 +59,9 @@ class Session {
 
   const std::string& name() const { return name_; }
   const Inspection& inspection() const { return inspection_; }
+  // Whether what is loaded from now on is remembered with its content, so that it can be sent.
+  bool keeps_contents() const { return keeps_contents_; }
+  void KeepContents(bool keep) { keeps_contents_ = keep; }
   bool closed() const { return closed_; }
   Linker& linker() { return linker_; }
   ProcessSymbols& process_symbols() { return process_symbols_; }
@@ -117,6 +120,7 @@ class Session {
   ProcessSymbols process_symbols_;
   Mutex mutex_;
   std::atomic<bool> closed_{false};
+  std::atomic<bool> keeps_contents_{false};
   int closers_ = 0;                                           // threads in Close
   bool finished_ = false;                                     // one of them has closed everything
   std::map<uint64_t, std::weak_ptr<SessionMember>> members_;  // in order of creation

@@ -8,6 +8,7 @@ whichever way a module came. What an error of ours holds is still there when tvm
 from __future__ import annotations
 
 import copy
+import copyreg
 import functools
 import threading
 from collections.abc import Callable
@@ -90,6 +91,38 @@ def _complete_functions(module_class: type[tvm_ffi.Module]) -> None:
     module_class.__dir__ = list_names_and_functions  # type: ignore[assignment,method-assign]
 
 
+def _make_modules_sendable(module_class: type[tvm_ffi.Module]) -> None:
+    """Let modules be pickled that were loaded from objects; a copy of any module is itself."""
+    reduce_otherwise: Any = module_class.__reduce__
+    if hasattr(reduce_otherwise, "_sends_modules"):
+        return
+
+    @functools.wraps(reduce_otherwise)
+    def reduce(self: tvm_ffi.Module) -> Any:
+        from .transport import reduce_module
+
+        return reduce_module(self, reduce_otherwise)
+
+    def itself(self: tvm_ffi.Module, _memo: object = None) -> tvm_ffi.Module:
+        return self
+
+    def tokenize(self: tvm_ffi.Module) -> Any:
+        from .transport import tokenize_module
+
+        return tokenize_module(self)
+
+    reduce._sends_modules = True  # type: ignore[attr-defined]
+    added = {"__reduce__": reduce, "__copy__": itself, "__deepcopy__": itself}
+    for name, method in {**added, "__dask_tokenize__": tokenize}.items():
+        setattr(module_class, name, method)
+
+
+def _reduce_function(function: tvm_ffi.Function) -> Any:
+    from .transport import reduce_plain_function
+
+    return reduce_plain_function(function)
+
+
 def extend_tvm_ffi() -> None:
     """Let ``tvm_ffi.load_module`` load ``.o`` and ``.a`` files through the default session.
 
@@ -108,6 +141,9 @@ def extend_tvm_ffi() -> None:
             _restore(cls.__name__, cls)
     _make_functions_fast(tvm_ffi.Module)
     _complete_functions(tvm_ffi.Module)
+    _make_modules_sendable(tvm_ffi.Module)
+    # Its attributes cannot be set.
+    copyreg.pickle(tvm_ffi.Function, _reduce_function)
     for suffix in ("o", "a"):
         loader = f"ffi.Module.load_from_file.{suffix}"
         tvm_ffi.register_global_func(loader, _load_from_file, override=True)

@@ -47,13 +47,30 @@ def wants_debug(debug: bool | None) -> bool:
     ValueError
         If the environment variable says neither yes nor no.
     """
-    if debug is not None:
-        require_bool("debug", debug)
-        return debug
-    value = os.environ.get("TVM_FFI_OBJECT_LOADER_DEBUG", "")
+    return _wants("debug", debug, "TVM_FFI_OBJECT_LOADER_DEBUG")
+
+
+def _wants(what: str, given: bool | None, variable: str) -> bool:
+    if given is not None:
+        require_bool(what, given)
+        return given
+    value = os.environ.get(variable, "")
     if value not in ("", "0", "1"):
-        raise ValueError(f"TVM_FFI_OBJECT_LOADER_DEBUG must be 1 or 0, not {value!r}")
+        raise ValueError(f"{variable} must be 1 or 0, not {value!r}")
     return value == "1"
+
+
+def wants_picklable(picklable: bool | None) -> bool:
+    """Return whether a session is to keep the contents of what it loads.
+
+    Raises
+    ------
+    TypeError
+        If `picklable` is no `bool`, nor `None`.
+    ValueError
+        If the environment variable says neither yes nor no.
+    """
+    return _wants("picklable", picklable, "TVM_FFI_OBJECT_LOADER_PICKLABLE")
 
 
 def wants_profile(profile: str | None) -> bool:

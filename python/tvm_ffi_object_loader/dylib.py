@@ -540,6 +540,24 @@ class Dylib(NotCopied):
         """Close the dylib."""
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle makes the dylib of again.
+
+        Raises
+        ------
+        TypeError
+            If it cannot be sent; the message says why, and what to do.
+        """
+        from .transport import reduce_dylib
+
+        return reduce_dylib(self)
+
+    def __dask_tokenize__(self) -> Any:
+        """Return what tells the dylib from others in every process."""
+        from .transport import tokenize_dylib
+
+        return tokenize_dylib(self)
+
     def __eq__(self, other: object) -> bool:
         """Tell whether both stand for the same dylib."""
         if not isinstance(other, Dylib):

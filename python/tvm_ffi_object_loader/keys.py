@@ -30,7 +30,16 @@ def _joined(tag: bytes, encoded: Iterable[bytes]) -> bytes:
     return _tagged(tag, b"".join(encoded))
 
 
-def _encode(part: object) -> bytes:
+def encode(part: object) -> bytes:
+    """Return the encoding of a part.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be read.
+    TypeError
+        If it is of a type that no key is made of.
+    """
     if part is None:
         return _tagged(b"n", b"")
     if isinstance(part, bool):
@@ -47,12 +56,12 @@ def _encode(part: object) -> bytes:
         with open(part, "rb") as file:  # noqa: PTH123 (any os.PathLike)
             return _tagged(b"p", file.read())
     if isinstance(part, Mapping):
-        pairs = ((_encode(key), _encode(value)) for key, value in part.items())
+        pairs = ((encode(key), encode(value)) for key, value in part.items())
         return _joined(b"m", (key + value for key, value in sorted(pairs)))
     if isinstance(part, Set):
-        return _joined(b"e", sorted(map(_encode, part)))
+        return _joined(b"e", sorted(map(encode, part)))
     if isinstance(part, (list, tuple)):
-        return _joined(b"l", map(_encode, part))
+        return _joined(b"l", map(encode, part))
     raise TypeError(
         f"a part of an object's key cannot be a {type(part).__name__}: pass what it consists of, "
         "as str, bytes, int, float, bool, None, a path, or a list, dict or set of these"
@@ -102,4 +111,4 @@ def object_key(*parts: Any) -> str:
     if not parts:
         raise TypeError("object_key needs parts: the sources, the flags, the compiler's version, …")
     made_for = (_SCHEME, __version__, tvm_ffi.__version__, sys.platform, os.uname().machine)
-    return hashlib.sha256(_encode((made_for, parts))).hexdigest()
+    return hashlib.sha256(encode((made_for, parts))).hexdigest()

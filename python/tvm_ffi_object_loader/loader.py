@@ -7,7 +7,7 @@ They are built on `Session` and `Dylib`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .dylib import NotCopied
 from .process_session import default_session
@@ -83,6 +83,12 @@ class ObjectLoader(NotCopied):
                 f"ObjectLoader().load({name!r})"
             )
         self._dylib = session.create_dylib(name, link_order)
+
+    @classmethod
+    def _of(cls, dylib: Dylib) -> Self:
+        self = cls.__new__(cls)
+        self._dylib = dylib
+        return self
 
     @property
     def dylib(self) -> Dylib:
@@ -255,6 +261,22 @@ class ObjectLoader(NotCopied):
     ) -> None:
         """Close the loader."""
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle makes the loader of again.
+
+        Raises
+        ------
+        TypeError
+            If it cannot be sent; the message says why, and what to do.
+        """
+        from .transport import reduce_loader
+
+        return reduce_loader(self)
+
+    def __dask_tokenize__(self) -> Any:
+        """Return what tells the loader's dylib from others in every process."""
+        return self._dylib.__dask_tokenize__()
 
     def __repr__(self) -> str:
         """Show the dylib."""

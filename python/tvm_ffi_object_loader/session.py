@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from logging import DEBUG
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from . import _native
 from .arguments import (
@@ -24,6 +24,7 @@ from .arguments import (
     require_bool,
     require_name,
     wants_debug,
+    wants_picklable,
     wants_profile,
 )
 from .dylib import Dylib, NotCopied, is_logged
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 
 _serial_numbers = itertools.count(1)
+
+# By the address of what they stand for, which they hold.
+_sessions: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
 
 # For the wrappers of all sessions. Reentrant: making a wrapper can
 # start a garbage collection whose finalizers come here. Taken over a fork, so that a child never
@@ -75,6 +79,9 @@ class Session(NotCopied):
         ``jit-PID.dump``, in the folder that the environment variable ``JITDUMPDIR`` names or else
         in the current one. Both files stay when the process ends. `None` stands for what the
         environment variable ``TVM_FFI_OBJECT_LOADER_PROFILE`` says.
+    picklable
+        As `picklable`. `None` stands for whether the environment variable
+        ``TVM_FFI_OBJECT_LOADER_PICKLABLE`` is 1.
 
     Raises
     ------
@@ -83,7 +90,7 @@ class Session(NotCopied):
     OSError
         If the files of the profile cannot be written.
     TypeError
-        If the name is not a `str`, a library not a path, or `debug` not a `bool`.
+        If the name is not a `str`, a library not a path, or `debug` or `picklable` not a `bool`.
     ValueError
         If a path holds a null character, or there is no such kind of profile, or one of the
         environment variables has another value.
@@ -109,16 +116,36 @@ class Session(NotCopied):
         libraries: Iterable[PathLike] = (),
         debug: bool | None = None,
         profile: Literal["perf"] | None = None,
+        picklable: bool | None = None,
     ) -> None:
         if name is not None:
             require_name("a session's name", name)
         self.libraries = libraries
+        keeps_contents = wants_picklable(picklable)
         self._native = _native.Session(
             f"session{next(_serial_numbers)}" if name is None else name,
             wants_debug(debug),
             wants_profile(profile),
         )
+        self._native.keeps_contents = keeps_contents
+        self._enter()
+
+    def _enter(self) -> None:
         self._wrappers: weakref.WeakValueDictionary[int, Dylib] = weakref.WeakValueDictionary()
+        with _lock:
+            _sessions[self._native.address] = self
+
+    @classmethod
+    def _of(cls, native: _native.Session) -> Session:
+        """Return the session that stands for it; where nobody has one any more, another one."""
+        with _lock:
+            found = _sessions.get(native.address)
+            if found is None:
+                found = cls.__new__(cls)
+                found._native = native
+                found._libraries = ()
+                found._enter()
+            return found
 
     def _wrap(self, native: _native.Dylib) -> Dylib:
         with _lock:
@@ -156,6 +183,40 @@ class Session(NotCopied):
     @libraries.setter
     def libraries(self, libraries: Iterable[PathLike]) -> None:
         self._libraries = normalize_libraries(libraries)
+
+    @property
+    def picklable(self) -> bool:
+        """Whether the contents of what is loaded are kept, so that it can always be pickled.
+
+        Dylibs, modules and functions can be pickled as long as the files that they were loaded from
+        are there and unchanged. With this they can be always, also those that were loaded from
+        bytes; it takes as much memory as the files, and reading all of each. It can be set, also
+        for the default session, for what is loaded from then on.
+
+        Raises
+        ------
+        TypeError
+            If anything but a `bool` is set.
+        """
+        return self._native.keeps_contents
+
+    @picklable.setter
+    def picklable(self, picklable: bool) -> None:
+        require_bool("picklable", picklable)
+        self._native.keeps_contents = picklable
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        raise TypeError(
+            f"session {self.name!r} cannot be pickled: pickle its dylibs, modules or functions, "
+            "which bring all that they need"
+        )
 
     @property
     def dylibs(self) -> dict[str, Dylib]:

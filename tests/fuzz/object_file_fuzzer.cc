@@ -55,7 +55,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     try {
       Inputs inputs(/*whole_archive=*/true);
       for (size_t i = 0; i < count; ++i) {
-        inputs.AddBytes(FileContent::OfBytes(bytes, /*immutable=*/i == 0));
+        inputs.AddBytes(bytes, /*immutable=*/i == 0);
       }
       std::vector<ElfView> objects = inputs.TakeObjects([](llvm::StringRef) { return false; });
       LinkAll(linker, objects);

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Source: one input as a load was given it, remembered so that it can be read again; LoadedFrom:
+// all those of a load.
+//
+// Of a file its path is remembered, which a change of the current folder leaves right, and what
+// tells whether it is still what was read. Contents are kept where that is asked for.
+//
+// Lifetime: owns what is kept. Concurrency: nothing of it changes any more, so that any thread may
+// look at it.
+#ifndef OBJECT_LOADER_OBJECT_SOURCE_H_
+#define OBJECT_LOADER_OBJECT_SOURCE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "object/file_content.h"
+
+namespace object_loader {
+
+struct Source {
+  enum Kind : uint8_t {
+    kFile,
+    kThinArchive,  // a file, too; its members lie in others
+    kBytes,
+    kLibrary,  // a shared library
+  };
+
+  Kind kind;
+  std::string name;                      // of bytes, what messages call them; otherwise a path
+  FileIdentity identity;                 // of what was read there
+  std::shared_ptr<FileContent> content;  // where it is kept: all of it
+};
+
+struct LoadedFrom {
+  bool whole_archive = false;
+  std::vector<Source> sources;
+};
+
+}  // namespace object_loader
+
+#endif  // OBJECT_LOADER_OBJECT_SOURCE_H_
