@@ -85,7 +85,7 @@ def test_parameters() -> None:
     assert list(parameters(tol.Dylib.lookup)) == ["self", "symbol"]
     assert list(parameters(tol.load_module)) == ["objects", *options]
     assert list(parameters(tol.ObjectLoader)) == ["name", "session", "link_order"]
-    assert list(parameters(tol.Session)) == ["name", "libraries", "debug", "profile"]
+    assert list(parameters(tol.Session)) == ["name", "libraries", "debug", "profile", "picklable"]
     assert parameters(tol.Session)["name"].default is None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,7 +281,6 @@ ASPECTS: list[Callable[[tvm_ffi.Module], object]] = [
     lambda module: module[3],  # type: ignore[index]
     lambda module: module(),
     lambda module: repr(module),
-    pickle.dumps,
     copy.copy,
     copy.deepcopy,
     lambda module: setattr(module, "name", 5) or module.name,  # type: ignore[func-returns-value]

@@ -14,7 +14,9 @@ std::string AbsolutePath(const std::string& path) {
   if (!getcwd(folder, sizeof(folder)) || folder[0] != '/') return path;
   std::string absolute = folder;
   if (absolute.size() > 1) absolute += '/';
-  return absolute + path;
+  size_t begin = 0;
+  while (path.compare(begin, 2, "./") == 0) begin += 2;
+  return absolute + path.substr(begin);
 }
 
 }  // namespace object_loader

@@ -183,25 +183,8 @@ void Inputs::AddBytes(StringRef bytes, bool immutable, const std::string& name) 
 }
 
 void Inputs::AddAgain(const Source& source) {
-  if (source.kind == Source::kThinArchive) {
-    throw ObjectLoaderError(source.name +
-                            ": is a thin archive, whose members lie in files that may have changed "
-                            "since it was loaded: load the objects, or a whole archive, instead");
-  }
   if (source.kind == Source::kLibrary) return AddFile(source.name);
-  if (source.content) return Add(source.content, source);
-  if (source.kind == Source::kBytes) {
-    throw ObjectLoaderError(source.name +
-                            ": was loaded from bytes, which are not kept: load it from a file, or "
-                            "into a session with picklable=True");
-  }
-  auto content = FileContent::OfFile(source.name);
-  if (!(content->identity() == source.identity)) {
-    throw ObjectLoaderError(source.name +
-                            ": has changed since it was loaded: load it again; a session with "
-                            "picklable=True keeps what it has loaded");
-  }
-  Add(content, source);
+  Add(OpenAgain(source), source);
 }
 
 void Inputs::Add(std::shared_ptr<FileContent> content, Source source) {

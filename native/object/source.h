@@ -39,6 +39,13 @@ struct LoadedFrom {
   std::vector<Source> sources;
 };
 
+// What a source that is no shared library was read from. Throws FileError, OutOfMemoryError,
+// ObjectFormatError, and ObjectLoaderError where it is not to be had as it was: the file has
+// changed, say.
+std::shared_ptr<FileContent> OpenAgain(const Source& source);
+// The same, all of it.
+std::shared_ptr<FileContent> ReadWhole(const Source& source);
+
 }  // namespace object_loader
 
 #endif  // OBJECT_LOADER_OBJECT_SOURCE_H_

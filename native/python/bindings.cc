@@ -341,11 +341,15 @@ void BindDylib(nb::module_& m) {
       .def(
           "stats", [](const PyDylib& self) { return FiguresOf(self.module); },
           nb::sig("def stats(self) -> dict[str, typing.Any]"))
+      .def("embeds_modules",
+           [](const PyDylib& self) {
+             return self.dylib().FindSymbol(tvm::ffi::symbol::tvm_ffi_library_bin) != nullptr;
+           })
       .def("versions", [](const PyDylib& self) { return VersionsOf(self.dylib()); })
       .def(
           "recipe", [](const PyDylib& self) { return RecipeOf(self); },
           nb::sig("def recipe(self) -> list[tuple[str, int, list[int | str], list[tuple[bool, "
-                  "list[tuple[str, str, tuple[int, int, int, int], bytes | None]]]]]]"))
+                  "list[Source]]]]]"))
       .def(
           "functions",
           [](const PyDylib& self) {

@@ -5,10 +5,12 @@
 #include <tvm/ffi/cast.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
 
+#include "base/interpreter_lock.h"
 #include "python/conversions.h"
 #include "session/recipe.h"
 
@@ -18,22 +20,6 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace {
-
-const char* NameOf(Source::Kind kind) {
-  constexpr const char* kNames[] = {"file", "thin archive", "bytes", "library"};
-  return kNames[kind];
-}
-
-nb::tuple ToTuple(const Source& source) {
-  nb::object content = nb::none();
-  if (source.content) {
-    llvm::StringRef bytes = source.content->bytes();
-    content = nb::bytes(bytes.data(), bytes.size());
-  }
-  const FileIdentity& file = source.identity;
-  return nb::make_tuple(NameOf(source.kind), ToStr(source.name),
-                        nb::make_tuple(file.device, file.inode, file.size, file.modified), content);
-}
 
 // A dylib that it does not hold.
 struct WeakDylib {
@@ -56,7 +42,7 @@ nb::list RecipeOf(const PyDylib& dylib) {
     nb::list loads;
     for (const LoadedFrom& load : part.sources.loads) {
       nb::list sources;
-      for (const Source& source : load.sources) sources.append(ToTuple(source));
+      for (const Source& source : load.sources) sources.append(nb::cast(source));
       loads.append(nb::make_tuple(load.whole_archive, sources));
     }
     parts.append(nb::make_tuple(ToStr(part.name), part.sources.version, link_order, loads));
@@ -65,6 +51,17 @@ nb::list RecipeOf(const PyDylib& dylib) {
 }
 
 void BindRecipes(nb::module_& m) {
+  nb::class_<Source>(m, "Source")
+      .def_prop_ro("name", [](const Source& self) { return nb::cast<nb::str>(ToStr(self.name)); })
+      .def_prop_ro("is_library", [](const Source& self) { return self.kind == Source::kLibrary; })
+      .def("read", [](const Source& self) {
+        std::shared_ptr<FileContent> content;
+        {
+          OutsideInterpreter outside;
+          content = ReadWhole(self);
+        }
+        return nb::bytes(content->bytes().data(), content->bytes().size());
+      });
   nb::class_<WeakDylib>(m, "WeakDylib")
       .def(
           "__init__",

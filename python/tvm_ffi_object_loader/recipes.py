@@ -16,6 +16,7 @@ from pickle import PickleBuffer, UnpicklingError
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
+from .errors import ObjectLoaderError
 from .keys import encode
 
 if TYPE_CHECKING:
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from ._native import Dylib as NativeDylib
+    from ._native import Source
 
     # What messages call an input, or its path, and its content; a shared library has none.
     Input: TypeAlias = tuple[str, Buffer | None]
     Loads: TypeAlias = tuple[tuple[bool, tuple[Input, ...]], ...]  # with whole_archive
     LinkedTo: TypeAlias = tuple[bytes | str, ...]  # digests of dylibs, paths of shared libraries
-    Identity: TypeAlias = tuple[int, int, int, int]
 
 # To be changed with what pickles hold.
 FORMAT = 1
@@ -234,7 +235,7 @@ def _part_of(name: str, version: int, linked: LinkedTo, loads: Any) -> Part:
         found = None if digest is None else _parts.get((digest, name))
     if found is not None:
         return found
-    contents = tuple((whole, tuple(_read(*source) for source in given)) for whole, given in loads)
+    contents = tuple((whole, tuple(map(_read, given))) for whole, given in loads)
     if digest is None:
         digest = digest_of(linked, contents)
     with _lock:
@@ -245,46 +246,16 @@ def _part_of(name: str, version: int, linked: LinkedTo, loads: Any) -> Part:
         return _parts.setdefault((digest, name), Part(digest, name, linked, contents))
 
 
-_KEPT = (
-    "a session with picklable=True, or any one while TVM_FFI_OBJECT_LOADER_PICKLABLE is 1, keeps "
-    "what is loaded into it"
-)
-
-
-def _read(kind: str, name: str, identity: Identity, content: bytes | None) -> Input:
+def _read(source: Source) -> Input:
     """Return an input with what was read when it was loaded."""
-    if kind == "library":
-        return name, None
-    if kind == "thin archive":
-        raise _LostError(
-            f"{name} is a thin archive, whose members lie in other files: load a whole archive "
-            "(ar rcs), or the objects, instead"
-        )
-    if content is not None:
-        return name, content
-    if kind == "bytes":
-        raise _LostError(f"{name} was loaded from bytes: load it from a file instead, or {_KEPT}")
+    if source.is_library:
+        return source.name, None
     try:
-        content = _read_file(name, identity)
+        return source.name, source.read()
     except OSError as error:
-        why = f"{name} cannot be read any more ({error.strerror}): load it again; {_KEPT}"
-        raise _LostError(why) from None
-    if content is None:
-        raise _LostError(f"{name} has changed since it was loaded: load it again; {_KEPT}")
-    return name, content
-
-
-def _read_file(path: str, identity: Identity) -> bytes | None:
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (it is no pathlib.Path)
-        if _identity(file.fileno()) != identity:
-            return None
-        content = file.readall()
-        # Not of a file that somebody writes meanwhile.
-        if len(content) != identity[2] or _identity(file.fileno()) != identity:
-            return None
-    return content
-
-
-def _identity(file: int) -> Identity:
-    status = os.fstat(file)
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        raise _LostError(
+            f"{source.name}: cannot be read any more ({error.strerror}): load it again; a session "
+            "with picklable=True keeps what it has loaded"
+        ) from None
+    except ObjectLoaderError as error:
+        raise _LostError(str(error)) from None

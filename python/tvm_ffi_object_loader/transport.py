@@ -153,6 +153,12 @@ def reduce_module(module: tvm_ffi.Module, otherwise: Callable[[Any], Any]) -> An
     owner = _owner_of(module)
     if owner is not None:
         dylib, is_root = owner
+        if module.imports and not (dylib.closed or dylib.embeds_modules()):
+            raise TypeError(
+                f"the module of dylib {dylib.name!r} cannot be pickled: others were imported into "
+                "it with import_module; pickle these by themselves, and import them in the "
+                "receiving process"
+            )
         return restore_module, (_received.send(dylib), is_root)
     try:
         return otherwise(module)
@@ -207,7 +213,7 @@ def _tree(root: tvm_ffi.Module) -> Iterator[tvm_ffi.Module]:
         if module.__chandle__() not in seen:
             seen.add(module.__chandle__())
             yield module
-            modules += module.imports
+            modules.extend(module.imports)
 
 
 def _is_of(module: tvm_ffi.Module, dylib: NativeDylib) -> bool:
