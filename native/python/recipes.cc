@@ -76,6 +76,19 @@ void BindRecipes(nb::module_& m) {
         return PyDylib(std::move(module));
       });
   m.def(
+      "find_dylib",
+      [](uint64_t id) -> std::optional<PyDylib> {
+        for (const auto& session : Session::All()) {
+          for (const auto& member : session->Members()) {
+            auto& dylib = static_cast<Dylib&>(*member);
+            ModulePtr module = dylib.id() == id ? ModuleOf(dylib) : nullptr;
+            if (module) return PyDylib(std::move(module));
+          }
+        }
+        return std::nullopt;
+      },
+      "id"_a);
+  m.def(
       "dylib_of",
       [](uintptr_t handle) -> std::optional<PyDylib> {
         auto* module = ObjectModuleObj::From(reinterpret_cast<TVMFFIObject*>(handle));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include "base/error.h"
@@ -11,12 +12,42 @@
 
 namespace object_loader {
 
+namespace {
+
+struct Sessions {
+  Mutex mutex;
+  std::set<Session*> all;
+};
+
+Sessions& OfProcess() {
+  static auto* sessions = new Sessions;  // in use until the process ends
+  return *sessions;
+}
+
+}  // namespace
+
 Session::Session(std::string name, Inspection inspection)
     : name_(std::move(name)),
       inspection_(inspection),
       linker_(inspection.any()),
       process_symbols_(kFirstVersions) {
   if (inspection.profile) OpenProfile(kMachine);
+  std::lock_guard<Mutex> lock(OfProcess().mutex);
+  OfProcess().all.insert(this);
+}
+
+Session::~Session() {
+  std::lock_guard<Mutex> lock(OfProcess().mutex);
+  OfProcess().all.erase(this);
+}
+
+std::vector<std::shared_ptr<Session>> Session::All() {
+  std::vector<std::shared_ptr<Session>> sessions;
+  std::lock_guard<Mutex> lock(OfProcess().mutex);
+  for (Session* each : OfProcess().all) {
+    if (auto session = each->weak_from_this().lock()) sessions.push_back(std::move(session));
+  }
+  return sessions;
 }
 
 Session::Reservation Session::Reserve(const std::optional<std::string>& name, bool replaces) {

@@ -46,7 +46,7 @@ class SessionMember : public llvm::ilist_node<SessionMember> {
   virtual void TryUnload() = 0;
 };
 
-class Session {
+class Session : public std::enable_shared_from_this<Session> {
  public:
   // For whom the session does more than others.
   struct Inspection {
@@ -56,6 +56,12 @@ class Session {
   };
   // Throws FileError where there is to be a profile, and its files can't be written.
   Session(std::string name, Inspection inspection);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // Those of the process.
+  static std::vector<std::shared_ptr<Session>> All();
 
   const std::string& name() const { return name_; }
   const Inspection& inspection() const { return inspection_; }

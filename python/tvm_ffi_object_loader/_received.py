@@ -15,7 +15,7 @@ from logging import DEBUG
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._native import WeakDylib
+from ._native import WeakDylib, find_dylib
 from .dylib import is_logged
 from .errors import ObjectLoaderError, SessionClosedError
 from .recipes import Part, Recipe, digest_of, recipe_of
@@ -113,6 +113,8 @@ def receive(recipe: Recipe) -> NativeDylib:
         If what arrived is not what was sent.
     """
     found = _find(recipe.digest, recipe.serial_number, received_only=False)
+    if found is None:
+        found = _find_inherited(recipe)
     if found is not None:
         return found
     while True:
@@ -183,6 +185,15 @@ def _find(digest: bytes, serial_number: int, *, received_only: bool) -> NativeDy
             _keep(digest, dylib, known.received)
         return dylib
     return None
+
+
+def _find_inherited(recipe: Recipe) -> NativeDylib | None:
+    """Return the sender's own dylib where this process was forked from it before it was sent."""
+    dylib = find_dylib(recipe.serial_number)
+    try:
+        return dylib if dylib is not None and digest(dylib) == recipe.digest else None
+    except TypeError:  # another one
+        return None
 
 
 def _keep(digest: bytes, dylib: NativeDylib, size: int) -> None:
