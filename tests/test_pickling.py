@@ -280,6 +280,25 @@ def test_a_dylib_whose_link_order_was_loaded_into_is_another_one(
     assert again(top["top"]) == top["top"]
 
 
+def test_a_dylib_that_was_reloaded(session: tol.Session, compile: Compiler) -> None:
+    """It is another one; what is linked against it has, and sends, the version that it uses."""
+    top = diamond(session, compile)
+    base = session["base"]
+    before = pickle.dumps(base["base"])
+    function = base["base"]
+    base.reload(compile(BASE.replace("40", "60")))
+    assert again(function) == function
+    assert function() == 60
+    assert pickle.loads(before)() == 40
+    assert pickle.loads(before) != function
+    data = pickle.dumps([top["top"], function])
+    assert pickle.loads(data) == [top["top"], function]
+    session.close()
+    received, function = pickle.loads(data)
+    assert received() == 41 * 42
+    assert function() == 60
+
+
 def test_twins(session: tol.Session, own_object: Path) -> None:
     """Each of two dylibs of the same objects is itself, as long as both are there."""
     first, second = session.load(own_object), session.load(own_object)

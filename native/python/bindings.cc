@@ -237,7 +237,7 @@ void LoadInto(PyDylib& dylib, nb::sequence objects, bool whole_archive, bool as_
     // Left once: each time, another thread may have to be waited for.
     OutsideInterpreter left;
     auto read = [&] {
-      Inputs inputs = given.Read(whole_archive, dylib.dylib().session()->keeps_contents());
+      Inputs inputs = given.Read(whole_archive, dylib.dylib()->session()->keeps_contents());
       if (as_module) inputs.RequireObjects();
       return inputs;
     };
@@ -253,7 +253,7 @@ void ReloadFrom(PyDylib& dylib, nb::sequence objects, bool whole_archive, bool d
   std::optional<tvm::ffi::Module> root;
   {
     OutsideInterpreter left;
-    Inputs inputs = given.Read(whole_archive);
+    Inputs inputs = given.Read(whole_archive, dylib.dylib()->session()->keeps_contents());
     std::vector<ModulePtr> modules = {dylib.module};
     if (dependents) {
       for (ModulePtr& module : DependentsOf(dylib.module)) modules.push_back(std::move(module));
@@ -343,9 +343,9 @@ void BindDylib(nb::module_& m) {
           nb::sig("def stats(self) -> dict[str, typing.Any]"))
       .def("embeds_modules",
            [](const PyDylib& self) {
-             return self.dylib().FindSymbol(tvm::ffi::symbol::tvm_ffi_library_bin) != nullptr;
+             return self.dylib()->FindSymbol(tvm::ffi::symbol::tvm_ffi_library_bin) != nullptr;
            })
-      .def("versions", [](const PyDylib& self) { return VersionsOf(self.dylib()); })
+      .def("versions", [](const PyDylib& self) { return VersionsOf(*self.dylib()); })
       .def(
           "recipe", [](const PyDylib& self) { return RecipeOf(self); },
           nb::sig("def recipe(self) -> list[tuple[str, int, list[int | str], list[tuple[bool, "

@@ -30,7 +30,8 @@ struct WeakDylib {
 
 nb::list RecipeOf(const PyDylib& dylib) {
   nb::list parts;
-  for (const RecipePart& part : RecipeOf(dylib.dylib())) {
+  std::shared_ptr<Dylib> current = dylib.dylib();
+  for (const RecipePart& part : RecipeOf(*current)) {
     nb::list link_order;
     for (const auto& entry : part.link_order) {
       if (const auto* path = std::get_if<std::string>(&entry)) {

@@ -24,6 +24,7 @@ Dylib::Turn::Turn(Dylib& dylib) : dylib_(dylib) {
       break;
     case Turns::kInherited:
       // What another thread of the forked process was in the midst of.
+      dylib.loading_ = 0;
       dylib.symbols_.RemoveInitializing();
       dylib.scope_.RemoveInitializing();
       break;
@@ -179,26 +180,28 @@ void Dylib::Load(Inputs&& inputs, const Scope::Libraries& libraries,
   record.Enter(LoadRecord::kWaiting);
   session_->ReleaseDeferred();
   ThrowIfClosed();
-  const bool is_nested = turns_.IsMine();
   Turn turn(*this);
   ThrowIfClosed();
   LoadedFrom from = inputs.TakeSources();
   // Before anybody sees what the load brings: whoever has a function of it can send it.
   auto finish = [&] {
     on_initialized();
-    if (!is_nested) Remember(std::move(from));
+    if (loading_ == 1) Remember(std::move(from));
   };
   scope_.Add(libraries);
+  ++loading_;
   try {
     if (inputs.has_objects()) {
       LoadObjects(*this, std::move(inputs), finish, record);
-    } else if (!is_nested) {
+    } else if (loading_ == 1) {
       Remember(std::move(from));
     }
   } catch (...) {
+    --loading_;
     scope_.Remove(libraries);
     throw;
   }
+  --loading_;
   scope_.Publish(libraries);
 }
 

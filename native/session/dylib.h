@@ -162,6 +162,7 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   CodeLifetime code_{*this};
   mutable Mutex mutex_;
   Sources sources_;
+  int loading_ = 0;  // loads under way, one within the other; of who has the turn
   int closers_ = 0;  // threads in Close
   bool dropped_ = false;
   std::atomic<bool> left_session_{false};
