@@ -184,10 +184,10 @@ void Inputs::AddBytes(StringRef bytes, bool immutable, const std::string& name) 
 
 void Inputs::AddAgain(const Source& source) {
   if (source.kind == Source::kLibrary) return AddFile(source.name);
-  Add(OpenAgain(source), source);
+  Add(OpenAgain(source), Source(source));
 }
 
-void Inputs::Add(std::shared_ptr<FileContent> content, Source source) {
+void Inputs::Add(std::shared_ptr<FileContent> content, Source&& source) {
   const FileKind kind = KindOf(content->bytes());
   const bool is_file = source.kind == Source::kFile;
   if (kind == FileKind::kSharedLibrary && is_file) {
@@ -208,7 +208,7 @@ void Inputs::Add(std::shared_ptr<FileContent> content, Source source) {
       inputs_.emplace_back(ElfView(std::move(content)));
     }
   }
-  from_.sources.push_back(std::move(source));
+  from_->sources.push_back(std::move(source));
 }
 
 Inputs ReadAgain(const LoadedFrom& from) {
@@ -252,7 +252,7 @@ std::vector<ElfView> Inputs::TakeObjects(llvm::function_ref<bool(StringRef)> is_
       any_object = true;
       symbols[i] = SymbolsOf(*object);
       linker.Announce(symbols[i]);
-    } else if (from_.whole_archive) {
+    } else if (whole_archive_) {
       const Archive& archive = *std::get_if<Archive>(&inputs_[i]);
       for (uint32_t member = 0; member < archive.size(); ++member) {
         linker.Announce(archive.symbols(member));
@@ -270,7 +270,7 @@ std::vector<ElfView> Inputs::TakeObjects(llvm::function_ref<bool(StringRef)> is_
     const Archive& archive = *std::get_if<Archive>(&inputs_[i]);
     archives += (archives.empty() ? "" : ", ") + archive.name();
     std::set<uint32_t> members;
-    if (from_.whole_archive) {
+    if (whole_archive_) {
       members = AllMembers(archive);
     } else if (!any_object) {
       members = MembersWithFunctions(archive);
@@ -284,12 +284,11 @@ std::vector<ElfView> Inputs::TakeObjects(llvm::function_ref<bool(StringRef)> is_
     }
   }
   if (linked.empty()) {
-    throw ObjectFormatError(archives +
-                            (from_.whole_archive
-                                 ? ": has no members, so there is nothing to load"
-                                 : ": no member exports a TVM-FFI function, so there is nothing "
-                                   "to load: pass whole_archive=True to load all members, or the "
-                                   "objects that use the archive together with it"));
+    throw ObjectFormatError(
+        archives + (whole_archive_ ? ": has no members, so there is nothing to load"
+                                   : ": no member exports a TVM-FFI function, so there is nothing "
+                                     "to load: pass whole_archive=True to load all members, or the "
+                                     "objects that use the archive together with it"));
   }
   inputs_.clear();
   return linked;

@@ -29,8 +29,9 @@ class Inputs {
  public:
   // `whole_archive`: every member of every archive is linked, in the archive's place.
   // `keep_contents`: what the load was given is remembered with its content (Source).
-  explicit Inputs(bool whole_archive, bool keep_contents = false) : keep_contents_(keep_contents) {
-    from_.whole_archive = whole_archive;
+  explicit Inputs(bool whole_archive, bool keep_contents = false)
+      : whole_archive_(whole_archive), keep_contents_(keep_contents) {
+    from_->whole_archive = whole_archive;
   }
 
   // Throws FileError, OutOfMemoryError and ObjectFormatError.
@@ -52,14 +53,15 @@ class Inputs {
   // there already. Throws ObjectFormatError, also where there is nothing to link, and FileError.
   std::vector<ElfView> TakeObjects(llvm::function_ref<bool(llvm::StringRef)> is_defined);
   // What was added; once only.
-  LoadedFrom TakeSources() { return std::move(from_); }
+  std::shared_ptr<const LoadedFrom> TakeSources() { return std::move(from_); }
 
  private:
-  void Add(std::shared_ptr<FileContent> content, Source source);
+  void Add(std::shared_ptr<FileContent> content, Source&& source);
 
+  const bool whole_archive_;
   const bool keep_contents_;
   bool any_archive_ = false;
-  LoadedFrom from_;
+  std::shared_ptr<LoadedFrom> from_ = std::make_shared<LoadedFrom>();
   std::vector<std::variant<ElfView, Archive>> inputs_;
   std::vector<std::string> libraries_;
 };

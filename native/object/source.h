@@ -11,10 +11,11 @@
 #ifndef OBJECT_LOADER_OBJECT_SOURCE_H_
 #define OBJECT_LOADER_OBJECT_SOURCE_H_
 
+#include <llvm/ADT/SmallVector.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "object/file_content.h"
 
@@ -36,7 +37,7 @@ struct Source {
 
 struct LoadedFrom {
   bool whole_archive = false;
-  std::vector<Source> sources;
+  llvm::SmallVector<Source, 1> sources;
 };
 
 // What a source that is no shared library was read from. Throws FileError, OutOfMemoryError,

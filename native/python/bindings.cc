@@ -237,7 +237,7 @@ void LoadInto(PyDylib& dylib, nb::sequence objects, bool whole_archive, bool as_
     // Left once: each time, another thread may have to be waited for.
     OutsideInterpreter left;
     auto read = [&] {
-      Inputs inputs = given.Read(whole_archive, dylib.dylib()->session()->keeps_contents());
+      Inputs inputs = given.Read(whole_archive, record.dylib().session()->keeps_contents());
       if (as_module) inputs.RequireObjects();
       return inputs;
     };
@@ -253,7 +253,7 @@ void ReloadFrom(PyDylib& dylib, nb::sequence objects, bool whole_archive, bool d
   std::optional<tvm::ffi::Module> root;
   {
     OutsideInterpreter left;
-    Inputs inputs = given.Read(whole_archive, dylib.dylib()->session()->keeps_contents());
+    Inputs inputs = given.Read(whole_archive, record.dylib().session()->keeps_contents());
     std::vector<ModulePtr> modules = {dylib.module};
     if (dependents) {
       for (ModulePtr& module : DependentsOf(dylib.module)) modules.push_back(std::move(module));

@@ -41,10 +41,10 @@ nb::list RecipeOf(const PyDylib& dylib) {
       }
     }
     nb::list loads;
-    for (const LoadedFrom& load : part.sources.loads) {
+    for (const auto& load : part.sources.loads) {
       nb::list sources;
-      for (const Source& source : load.sources) sources.append(nb::cast(source));
-      loads.append(nb::make_tuple(load.whole_archive, sources));
+      for (const Source& source : load->sources) sources.append(nb::cast(source));
+      loads.append(nb::make_tuple(load->whole_archive, sources));
     }
     parts.append(nb::make_tuple(ToStr(part.name), part.sources.version, link_order, loads));
   }

@@ -210,6 +210,14 @@ void CodeLifetime::Loaded::LeaveMap() {
   CodeMap::OfProcess().Remove(HandleOf(image));
 }
 
+void CodeLifetime::VisitSources(
+    llvm::function_ref<void(uint64_t, const std::shared_ptr<const LoadedFrom>&)> visit) {
+  std::lock_guard<Mutex> lock(mutex_);
+  for (const Loaded& load : loads_) {
+    if (load.from) visit(load.version, load.from);
+  }
+}
+
 CodeLifetime::~CodeLifetime() {
   if (!std::exchange(unloaded_, true)) UnloadNow();
 }
@@ -390,7 +398,6 @@ void CodeLifetime::UnloadNow() {
   }
   std::vector<Link> link_order;
   Scope::Libraries libraries;  // closed when no lock is held
-  dylib_.ForgetSources();
   // Before the memory goes: whoever finds a symbol may use it there.
   dylib_.symbols().Clear();
   dylib_.scope().Clear(link_order, libraries);

@@ -24,6 +24,7 @@
 
 #include "base/fork_lock.h"
 #include "link/image.h"
+#include "object/source.h"
 #include "os/debugger.h"
 #include "os/thread_exit.h"
 #include "session/scope.h"
@@ -105,6 +106,9 @@ class CodeLifetime {
     uint64_t symbols = 0;
     uint64_t users = 0;          // those of the dylib's users that need this code
     Scope::Libraries libraries;  // of a failed load
+    // What it was given; null where it failed, or an initializer made it.
+    std::shared_ptr<const LoadedFrom> from;
+    uint64_t version = 0;  // that the dylib has with it; see Dylib::Sources
     Trampoline* trampolines = nullptr;
 
    private:
@@ -124,6 +128,10 @@ class CodeLifetime {
   // The code at this address; null where no dylib's code is there. For use by whoever knows that
   // the code is loaded.
   static Loaded* CodeAt(const void* address);
+
+  // What its loads were given, in order. `visit` is called while a lock is held.
+  void VisitSources(
+      llvm::function_ref<void(uint64_t version, const std::shared_ptr<const LoadedFrom>&)> visit);
 
   // All that has a name and an address, by address. Throws std::bad_alloc.
   std::vector<LoadedSymbol> Symbols();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "session/dylib.h"
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <utility>
@@ -182,19 +183,15 @@ void Dylib::Load(Inputs&& inputs, const Scope::Libraries& libraries,
   ThrowIfClosed();
   Turn turn(*this);
   ThrowIfClosed();
-  LoadedFrom from = inputs.TakeSources();
-  // Before anybody sees what the load brings: whoever has a function of it can send it.
-  auto finish = [&] {
-    on_initialized();
-    if (loading_ == 1) Remember(std::move(from));
-  };
+  if (loading_ > 0) inputs.TakeSources();
   scope_.Add(libraries);
   ++loading_;
   try {
     if (inputs.has_objects()) {
-      LoadObjects(*this, std::move(inputs), finish, record);
-    } else if (loading_ == 1) {
-      Remember(std::move(from));
+      LoadObjects(*this, std::move(inputs), on_initialized, record);
+    } else if (auto from = inputs.TakeSources()) {
+      std::lock_guard<Mutex> lock(mutex_);
+      library_loads_.emplace_back(TakeVersion(), std::move(from));
     }
   } catch (...) {
     --loading_;
@@ -205,26 +202,26 @@ void Dylib::Load(Inputs&& inputs, const Scope::Libraries& libraries,
   scope_.Publish(libraries);
 }
 
-void Dylib::Remember(LoadedFrom from) {
-  std::lock_guard<Mutex> lock(mutex_);
-  sources_.loads.push_back(std::move(from));
-  sources_.version = ++last_version;
+uint64_t Dylib::TakeVersion() {
+  uint64_t version = ++last_version;
+  version_.store(version, std::memory_order_release);
+  return version;
 }
 
-Dylib::Sources Dylib::sources() const {
-  std::lock_guard<Mutex> lock(mutex_);
-  return sources_;
-}
-
-uint64_t Dylib::version() const {
-  std::lock_guard<Mutex> lock(mutex_);
-  return sources_.version;
-}
-
-void Dylib::ForgetSources() {
-  Sources forgotten;  // let go of when no lock is held
-  std::lock_guard<Mutex> lock(mutex_);
-  std::swap(sources_, forgotten);
+Dylib::Sources Dylib::sources() {
+  std::vector<std::pair<uint64_t, std::shared_ptr<const LoadedFrom>>> all;
+  code_.VisitSources([&](uint64_t version, const auto& from) { all.emplace_back(version, from); });
+  {
+    std::lock_guard<Mutex> lock(mutex_);
+    all.insert(all.end(), library_loads_.begin(), library_loads_.end());
+  }
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  Sources sources;
+  for (auto& [version, from] : all) {
+    sources.version = version;
+    sources.loads.push_back(std::move(from));
+  }
+  return sources;
 }
 
 std::optional<Found> Dylib::FindOffered(NameRef name) const {

@@ -19,6 +19,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/fork_lock.h"
@@ -83,14 +84,16 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   };
 
   // What its loads were given, in order, but for those that its initializers made: the same loads
-  // make these again. Empty once the code is unloaded.
+  // make these again. Of objects, nothing is left once they are unloaded.
   struct Sources {
-    uint64_t version = 0;  // no other state of any dylib has it
-    std::vector<LoadedFrom> loads;
+    uint64_t version = 0;  // no other state of any dylib has it, but for those with no loads
+    std::vector<std::shared_ptr<const LoadedFrom>> loads;
   };
-  Sources sources() const;
-  uint64_t version() const;
-  void ForgetSources();
+  Sources sources();
+  // Of these. It may change a moment before they do.
+  uint64_t version() const { return version_.load(std::memory_order_acquire); }
+  // For a load that is about to be one of them.
+  uint64_t TakeVersion();
 
   // Links the inputs and runs their initializers, then `on_initialized`. What the dylib lacks is
   // from now on searched in `libraries` as well. If any of it throws, the dylib is as it was. The
@@ -150,7 +153,6 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
 
   [[noreturn]] void ThrowCircle(const char* what) const;
   void LeaveSession();
-  void Remember(LoadedFrom from);
 
   const std::shared_ptr<Line> line_;
   const Session::Reservation reservation_;
@@ -160,8 +162,9 @@ class Dylib : public SessionMember, public std::enable_shared_from_this<Dylib> {
   SymbolTable symbols_{line_->turns};
   Scope scope_{line_->turns};
   CodeLifetime code_{*this};
-  mutable Mutex mutex_;
-  Sources sources_;
+  Mutex mutex_;
+  std::atomic<uint64_t> version_{0};
+  std::vector<std::pair<uint64_t, std::shared_ptr<const LoadedFrom>>> library_loads_;
   int loading_ = 0;  // loads under way, one within the other; of who has the turn
   int closers_ = 0;  // threads in Close
   bool dropped_ = false;

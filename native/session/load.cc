@@ -114,7 +114,7 @@ Image LinkAnywhere(Linker& linker, Resolution& resolution, Liveness& liveness,
   return linker.Link(higher, definitions);
 }
 
-void LoadObjects(Dylib& dylib, Inputs inputs, const std::function<void()>& on_initialized,
+void LoadObjects(Dylib& dylib, Inputs inputs, llvm::function_ref<void()> on_initialized,
                  LoadRecord& record) {
   record.Enter(LoadRecord::kLinking);
   Session& session = *dylib.session();
@@ -152,10 +152,13 @@ void LoadObjects(Dylib& dylib, Inputs inputs, const std::function<void()>& on_in
   load.image.KeepForExit(load);
   session.objects += object_count;
   session.symbols += linked.definitions.size();
-  symbols.Publish(linked.definitions);
   record.objects = object_count;
   record.bytes = load.image.bytes();
+  load.from = inputs.TakeSources();
+  if (load.from) load.version = dylib.TakeVersion();
+  // Before anybody sees what the load brings: whoever has a function of it can send it.
   dylib.code().Add(loaded);
+  symbols.Publish(linked.definitions);
 }
 
 }  // namespace object_loader

@@ -6,8 +6,9 @@
 #ifndef OBJECT_LOADER_SESSION_LOAD_H_
 #define OBJECT_LOADER_SESSION_LOAD_H_
 
+#include <llvm/ADT/STLFunctionalExtras.h>
+
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "link/linker.h"
@@ -20,7 +21,7 @@ class LoadRecord;
 
 // Links the inputs' objects into the dylib and runs their initializers, then `on_initialized`. If
 // any of it throws, the dylib is as it was. For use by the thread that has the dylib's turn.
-void LoadObjects(Dylib& dylib, Inputs inputs, const std::function<void()>& on_initialized,
+void LoadObjects(Dylib& dylib, Inputs inputs, llvm::function_ref<void()> on_initialized,
                  LoadRecord& record);
 
 // The link itself, of what has been bound; `definitions` are the globals that the image tells of.

@@ -58,6 +58,8 @@ class LoadRecord {
   LoadRecord(const LoadRecord&) = delete;
   LoadRecord& operator=(const LoadRecord&) = delete;
 
+  const Dylib& dylib() const { return *dylib_; }
+
   // Another stage begins. Each may come several times.
   void Enter(Stage stage) {
     uint64_t now = Now();

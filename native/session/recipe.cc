@@ -14,7 +14,7 @@ namespace {
 // A dylib on the way to it, and how many entries of its link order have been looked at. A chain of
 // them can be longer than the stack.
 struct Step {
-  const Dylib* dylib;
+  Dylib* dylib;
   std::vector<Link> link_order;
   size_t next = 0;
 };
@@ -22,8 +22,8 @@ struct Step {
 using Places = std::map<const Dylib*, size_t>;
 
 // Calls `visit` once for each dylib, after those in its link order, which it gets, too.
-void Visit(const Dylib& dylib,
-           llvm::function_ref<void(const Dylib&, const std::vector<Link>&, const Places&)> visit) {
+void Visit(Dylib& dylib,
+           llvm::function_ref<void(Dylib&, const std::vector<Link>&, const Places&)> visit) {
   Places places;
   // Link orders hold the dylibs in them.
   std::vector<std::vector<Link>> visited;
@@ -32,7 +32,7 @@ void Visit(const Dylib& dylib,
   while (!steps.empty()) {
     Step& step = steps.back();
     if (step.next < step.link_order.size()) {
-      const Dylib* next = step.link_order[step.next++].dylib.get();
+      Dylib* next = step.link_order[step.next++].dylib.get();
       if (next && !places.count(next)) steps.push_back({next, next->link_order()});
       continue;
     }
@@ -45,9 +45,9 @@ void Visit(const Dylib& dylib,
 
 }  // namespace
 
-std::vector<RecipePart> RecipeOf(const Dylib& dylib) {
+std::vector<RecipePart> RecipeOf(Dylib& dylib) {
   std::vector<RecipePart> parts;
-  Visit(dylib, [&](const Dylib& each, const std::vector<Link>& link_order, const Places& places) {
+  Visit(dylib, [&](Dylib& each, const std::vector<Link>& link_order, const Places& places) {
     RecipePart part;
     part.name = each.name();
     for (const Link& link : link_order) {
@@ -63,9 +63,9 @@ std::vector<RecipePart> RecipeOf(const Dylib& dylib) {
   return parts;
 }
 
-std::vector<uint64_t> VersionsOf(const Dylib& dylib) {
+std::vector<uint64_t> VersionsOf(Dylib& dylib) {
   std::vector<uint64_t> versions;
-  Visit(dylib, [&](const Dylib& each, const std::vector<Link>&, const Places&) {
+  Visit(dylib, [&](Dylib& each, const std::vector<Link>&, const Places&) {
     versions.push_back(each.version());
   });
   return versions;

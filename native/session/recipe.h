@@ -24,10 +24,10 @@ struct RecipePart {
 };
 
 // The dylib comes last.
-std::vector<RecipePart> RecipeOf(const Dylib& dylib);
+std::vector<RecipePart> RecipeOf(Dylib& dylib);
 
 // The versions of the parts, in their order: while they are the same, so is the recipe.
-std::vector<uint64_t> VersionsOf(const Dylib& dylib);
+std::vector<uint64_t> VersionsOf(Dylib& dylib);
 
 }  // namespace object_loader
 
