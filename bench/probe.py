@@ -11,6 +11,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import statistics
 import subprocess
@@ -286,6 +287,31 @@ def processes(name: str, obj: str, count: str, workers: str) -> float:
     return float(max(times.get() for _ in pool) / (share * int(workers)))
 
 
+def received_library(data: bytes) -> Callable[..., Any]:
+    """Return the function of a shared library that was sent."""
+    with tempfile.NamedTemporaryFile(suffix=".so") as file:
+        file.write(data)
+        file.flush()
+        kept = loader(peers.DLOPEN).load(file.name)
+    function: Callable[..., Any] = kept[-1]
+    return function
+
+
+Receiver = Callable[[bytes], Callable[..., Any]]
+SENT_LIBRARY = "a library sent, written to a file, dlopened"
+RECEIVERS: dict[str, Receiver] = {peers.OURS: pickle.loads, SENT_LIBRARY: received_library}
+
+
+def receive(name: str, path: str) -> float:
+    """Return the seconds from what was sent to the first call, in a new process."""
+    importlib.import_module("tvm_ffi")
+    data = Path(path).read_bytes()
+    start = time.perf_counter()
+    function = RECEIVERS[name](data)
+    assert function(1, 2) == 3
+    return time.perf_counter() - start
+
+
 def load_times(obj: str, count: str) -> list[float]:
     """Return the seconds of each of ``count`` loads of an object by this package."""
     opened = loader(peers.OURS)
@@ -311,7 +337,7 @@ PROBES: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         *(import_time, memory, first_and_last, resident_loads, median_load),
-        *(among, threads, warm_up, processes, load_times, llvm),
+        *(among, threads, warm_up, processes, receive, load_times, llvm),
     )
 }
 
