@@ -2,6 +2,7 @@
 #include "ffi/reload.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/error.h"
@@ -70,9 +71,39 @@ std::vector<Link> Reload::LinksOf(const Dylib& dylib) const {
   return links;
 }
 
-void Reload::Load(size_t number, Inputs inputs, LoadRecord& record) {
-  Version& version = versions_[number];
-  if (!version.next) Create(version);
+namespace {
+
+Inputs ReadFor(const Dylib& dylib, const LoadedFrom& from) {
+  try {
+    return ReadAgain(from);
+  } catch (const ObjectFormatError&) {
+    throw;
+  } catch (const ObjectLoaderError& error) {
+    throw ObjectLoaderError("dylib '" + dylib.name() + "' cannot be linked anew: " + error.what());
+  }
+}
+
+}  // namespace
+
+void Reload::Load(Inputs inputs, LoadRecord& record) {
+  // All are read before any is linked: initializers that ran can't be taken back.
+  std::vector<std::pair<Version*, Inputs>> loads;
+  loads.emplace_back(&versions_.front(), std::move(inputs));
+  for (auto version = std::next(versions_.begin()); version != versions_.end(); ++version) {
+    for (const auto& from : version->before->sources().loads) {
+      loads.emplace_back(&*version, ReadFor(*version->before, *from));
+    }
+  }
+  auto load = loads.begin();
+  for (Version& version : versions_) {
+    Create(version);
+    for (; load != loads.end() && load->first == &version; ++load) {
+      LoadInto(version, std::move(load->second), record);
+    }
+  }
+}
+
+void Reload::LoadInto(Version& version, Inputs inputs, LoadRecord& record) {
   Scope::Libraries libraries = OpenLibraries(inputs, record);
   version.next->Load(
       std::move(inputs), libraries,
@@ -84,7 +115,9 @@ void Reload::Load(size_t number, Inputs inputs, LoadRecord& record) {
 }
 
 void Reload::Keep(const KeptData& kept) {
-  for (Version& version : versions_) KeepData(kept, *version.before, *version.next);
+  for (Version& version : versions_) {
+    if (kept.all || &version == &versions_.front()) KeepData(kept, *version.before, *version.next);
+  }
 }
 
 void Reload::Switch() {

@@ -2,6 +2,9 @@
 //
 // Reload: gives modules the next versions of their dylibs: all of them, or none.
 //
+// A dylib that is linked to one that is reloaded goes on with the old version, unless it is
+// reloaded with it: from what it was loaded from.
+//
 // First all next versions are linked and initialized, while calls go on in those that are loaded.
 // Then the modules switch, one after the other. What is left of a version that was replaced goes
 // when the last call inside has returned.
@@ -30,10 +33,10 @@ class Reload {
   Reload(const Reload&) = delete;
   Reload& operator=(const Reload&) = delete;
 
-  // Links `inputs` into the next version of the module with this number: for each in their order,
-  // at least once. Throws what a load does.
-  void Load(size_t number, Inputs inputs, LoadRecord& record);
-  // Throws what KeepData does.
+  // Links `inputs` into the next version of the first module, and into those of the others what
+  // each was loaded from. Throws what a load does, and ReadAgain.
+  void Load(Inputs inputs, LoadRecord& record);
+  // Names are of the first module's variables. Throws what KeepData does.
   void Keep(const KeptData& kept);
   // Throws SessionClosedError where the first module is being closed, and nothing has changed then.
   // Another one that is stays as it is.
@@ -54,6 +57,7 @@ class Reload {
     bool is_switched = false;
   };
   void Create(Version& version);
+  void LoadInto(Version& version, Inputs inputs, LoadRecord& record);
   // Where all dylibs of a link order are the versions that are loaded now, or going to be.
   std::vector<Link> LinksOf(const Dylib& dylib) const;
   void SwitchImports(Version& version, const ObjectModuleObj::Tree& before);

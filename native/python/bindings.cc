@@ -259,7 +259,7 @@ void ReloadFrom(PyDylib& dylib, nb::sequence objects, bool whole_archive, bool d
       for (ModulePtr& module : DependentsOf(dylib.module)) modules.push_back(std::move(module));
     }
     Reload reload(modules);
-    reload.Load(0, std::move(inputs), record);
+    reload.Load(std::move(inputs), record);
     reload.Keep(kept);
     reload.Switch();
     root = reload.root();
