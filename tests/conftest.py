@@ -71,6 +71,21 @@ def refusal(add_object: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Ref
     refusal.session.close()
 
 
+@pytest.fixture
+def nothing_received() -> Iterator[None]:
+    """Let nothing be there before and after the test that was received from another process."""
+
+    def close() -> None:
+        # Few tests need it.
+        received = sys.modules.get("tvm_ffi_object_loader._received")
+        if received is not None and received._session is not None:
+            received._session.close()
+
+    close()
+    yield
+    close()
+
+
 class Trace:
     """What the sources that include trace.h appended since the last call of `take`."""
 

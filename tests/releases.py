@@ -11,6 +11,7 @@ FIRST_WITH = {
     "instances of its classes for tests": (0, 1, 10),
     "allocators": (0, 1, 13),
     "objects of its build_inline": (0, 1, 10),
+    "error for modules that cannot be pickled": (0, 1, 10),
     "containers that belong to a framework": (0, 1, 11),
 }
 

@@ -21,6 +21,8 @@ from compilation import Compiler
 from conftest import RunScript
 from test_archives import make_archive as make_archive  # a fixture
 
+pytestmark = pytest.mark.usefixtures("nothing_received")
+
 SOURCE = """
 #include "safe_call.h"
 EXPORT(number) { RETURN(NUMBER); }

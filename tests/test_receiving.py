@@ -33,23 +33,19 @@ EXPORT(event) { RETURN(EVENT); }
 
 Send = Callable[..., bytes]
 
+pytestmark = pytest.mark.usefixtures("nothing_received")
+
 
 @pytest.fixture
-def send(compile: Compiler, monkeypatch: pytest.MonkeyPatch) -> Iterator[Send]:
+def send(compile: Compiler) -> Send:
     """Return a pickled function that traces a number where it is received; nobody has it here."""
-    monkeypatch.setattr(_received, "_session", None)
-    monkeypatch.setattr(_received, "_kept", type(_received._kept)())
-    monkeypatch.setattr(_received, "_kept_bytes", 0)
 
     def make(event: int = 1, name: str | None = None, source: str = TRACED) -> bytes:
         with tol.Session() as session:
             path = compile(source, "-O1", "-fPIC", f"-DEVENT={event}")
             return pickle.dumps(session.load(path, name=name)["event"])
 
-    yield make
-    gc.collect()
-    if _received._session is not None:
-        _received._session.close()
+    return make
 
 
 def dylib_of(function: tvm_ffi.Function) -> tol.Dylib:
@@ -379,7 +375,7 @@ def test_an_object_for_another_processor(send: Send, add_object: Path) -> None:
 
 def test_a_function_that_is_not_there(send: Send, add_object: Path) -> None:
     data = pickled_recipe(add_object.read_bytes(), "subtract")
-    with pytest.raises(tol.FunctionNotFoundError, match="no function 'subtract'; it exports"):
+    with pytest.raises(tol.FunctionNotFoundError, match="'kernel' has no function 'subtract'; it"):
         pickle.loads(data)
 
 
@@ -442,6 +438,76 @@ print(functions[0](), functions[0] == functions[1])
     for before, after in itertools.pairwise(paths):
         assert run_script(script, before, after) == "4 True\n"
     assert abs(len(paths[2].read_bytes()) - len(paths[0].read_bytes())) < 100
+
+
+def test_closes_in_the_midst_of_it(send: Send) -> None:
+    """Whatever is closed meanwhile, each function that is received was there, for a moment."""
+    data = [send(event) for event in (1, 2)]
+    is_over = threading.Event()
+    results: list[object] = []
+
+    def receive(number: int) -> None:
+        while not is_over.is_set():
+            function = pickle.loads(data[number % 2])
+            try:
+                results.append(function())
+            except tol.SessionClosedError:
+                results.append("closed")
+
+    def receive_noting_errors(number: int) -> None:
+        try:
+            receive(number)
+        except BaseException as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=receive_noting_errors, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(200):
+        session = _received._receiving_session()
+        if number % 3 == 0:
+            session.close()
+        for dylib in list(session.dylibs.values()):
+            dylib.close()
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    assert set(results) <= {1, 2, "closed"}
+    assert [pickle.loads(one)() for one in data] == [1, 2]
+
+
+def test_closes_in_the_midst_of_pickling(compile: Compiler, add_object: Path) -> None:
+    """It is pickled as it was, or the error says that it is closed."""
+    results: list[bytes | str] = []
+    current: list[tol.Dylib] = []
+    is_over = threading.Event()
+
+    def pickle_it() -> None:
+        while not is_over.is_set():
+            for dylib in list(current):
+                try:
+                    results.append(pickle.dumps(dylib))
+                except TypeError as error:
+                    results.append(str(error))
+
+    threads = [threading.Thread(target=pickle_it) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(200):
+        with tol.Session(picklable=number % 2 == 0) as session:
+            base = session.load(add_object, name="base")
+            current[:] = [session.create_dylib("d", link_order=[base]), base]
+            if number % 3 == 0:
+                base.close()
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    refusals = {result for result in results if isinstance(result, str)}
+    assert refusals <= {
+        f"dylib '{name}' cannot be pickled: it is closed: pickle it, and its functions, before that"
+        for name in ("d", "base")
+    }
+    assert all(pickle.loads(data) for data in set(results) - refusals if isinstance(data, bytes))
 
 
 def test_it_is_logged(send: Send, caplog: pytest.LogCaptureFixture) -> None:

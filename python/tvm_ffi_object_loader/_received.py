@@ -132,10 +132,12 @@ def receive(recipe: Recipe) -> NativeDylib:
 
 
 def _receiving_session() -> Session:
-    global _session
+    global _session, _kept_bytes
     with _lock:
         if _session is None or _session.closed:
             _session = Session("received", picklable=True)
+            _kept.clear()  # all of them are closed
+            _kept_bytes = 0
         return _session
 
 
