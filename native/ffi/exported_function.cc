@@ -38,7 +38,7 @@ bool ExportedFunctionObj::BindAnew() const {
       return dylib.GetFunction(name_);
     });
     module_->Bind(dylib_, current, [&] {
-      gate_.store(nullptr, std::memory_order_relaxed);
+      gate_.store(&CallGate::NeverOpen(), std::memory_order_relaxed);
       code_.store(reinterpret_cast<TVMFFISafeCallType>(code), std::memory_order_release);
       gate_.store(&current->gate(), std::memory_order_release);
     });

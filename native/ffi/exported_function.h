@@ -8,17 +8,19 @@
 // the code of another:
 //
 //   a call                                   binding anew, under the module's lock
-//     gate = gate_                             gate_ = null
+//     gate = gate_                             gate_ = one that is closed for good
 //     notes it in its thread's record          code_ = the new code
 //     light fence                              gate_ = the new gate
-//     code = code_                             lets go of the old version once nobody is inside
+//     goes on if gate_ is still `gate`         lets go of the old version once nobody is inside
+//     code = code_
 //     goes on if gate_ is still `gate`,
 //     and that is open
 //
-// A call that reads the new code sees that gate_ is no longer the old gate, since code_ is written
-// after that and with release. And a gate that a call goes on to look at is there: either whoever
-// lets go of its dylib sees the call in its thread's record (see CallGate), or the call sees that
-// gate_ has changed.
+// The first look: either whoever lets go of the gate's dylib sees the call in its thread's record
+// (see CallGate), or the call sees that gate_ has changed. So the gate is there from then on, and
+// no other dylib's gate gets its address, as it could before. The second look: if the code is a
+// later version's, gate_ has changed before that was written, with release; and it does not change
+// back, since a function is bound to the newest version only.
 #ifndef OBJECT_LOADER_FFI_EXPORTED_FUNCTION_H_
 #define OBJECT_LOADER_FFI_EXPORTED_FUNCTION_H_
 
@@ -74,11 +76,10 @@ class ExportedFunctionObj : public tvm::ffi::FunctionObj {
     try {
       const CallGate* gate = gate_.load(std::memory_order_relaxed);
       CallScope scope(gate);  // a thread's first one needs memory
+      if (__builtin_expect(gate_.load(std::memory_order_acquire) != gate, false)) return false;
       auto code = code_.load(std::memory_order_acquire);
-      if (__builtin_expect(gate_.load(std::memory_order_acquire) != gate, false) ||
-          !scope.entered()) {
-        return false;
-      }
+      if (__builtin_expect(gate_.load(std::memory_order_acquire) != gate, false)) return false;
+      if (!scope.entered()) return false;
       // By loaded code, or with what may hand objects over.
       if (__builtin_expect(scope.is_nested() || LeadToObjects(args, num_args), false)) {
         outcome = CallWithObjects(*gate, scope.is_nested(), code, args, num_args, result);

@@ -390,7 +390,7 @@ void ObjectModuleObj::Bind(std::shared_ptr<Dylib>& bound, const std::shared_ptr<
                            llvm::function_ref<void()> bind) {
   {
     std::lock_guard<Mutex> lock(mutex_);
-    if (bound == current) return;
+    if (bound == current || !IsCurrent(*current)) return;
     bind();
     // It is one of the former versions, which keep it for those inside.
     bound = current;

@@ -81,7 +81,7 @@ class ObjectModuleObj : public tvm::ffi::ModuleObj {
   void Close(const KeepWaiting& keep_waiting);
 
   // Binds a function, which holds `bound`, to `current`: calls `bind`, unless another thread has
-  // done so.
+  // done so, or there is a later version by now.
   void Bind(std::shared_ptr<Dylib>& bound, const std::shared_ptr<Dylib>& current,
             llvm::function_ref<void()> bind);
 

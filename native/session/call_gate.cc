@@ -70,6 +70,11 @@ void CallScope::Leave(ThreadRecord& record) {
   left();
 }
 
+const CallGate& CallGate::NeverOpen() {
+  static const CallGate gate;
+  return gate;
+}
+
 void CallGate::Close() { closed_.store(true, std::memory_order_seq_cst); }
 
 uint64_t CallGate::CountInside(const ThreadRecord& record, uint64_t most) const {

@@ -60,12 +60,14 @@ struct ThreadRecord : ThreadRecordLinks<ThreadRecord> {
 
 class CallGate {
  public:
-  explicit CallGate(Dylib& dylib) : dylib_(dylib) {}
+  explicit CallGate(Dylib& dylib) : dylib_(&dylib) {}
   CallGate(const CallGate&) = delete;
   CallGate& operator=(const CallGate&) = delete;
 
   // Whose code the calls are of.
-  Dylib& dylib() const { return dylib_; }
+  Dylib& dylib() const { return *dylib_; }
+  // One that is nobody's, and closed.
+  static const CallGate& NeverOpen();
 
   bool closed() const { return closed_.load(std::memory_order_acquire); }
   // Lets no further call in. Idempotent.
@@ -94,14 +96,16 @@ class CallGate {
   // How deep the record's thread is when it is inside for the first time; 0: it is not.
   uint32_t OutermostDepth(const ThreadRecord& record) const;
 
-  Dylib& dylib_;
+  CallGate() : closed_(true) {}
+
+  Dylib* const dylib_ = nullptr;
   std::atomic<bool> closed_{false};
 };
 
 // One call through a gate.
 class CallScope {
  public:
-  // Does not look at the gate itself, which may be gone, or null: see `entered`.
+  // Does not look at the gate itself, which may be gone: see `entered`.
   explicit CallScope(const CallGate* gate) : gate_(gate) {
     ThreadRecord& record = ThisThread();
     depth_ = record.depth.load(std::memory_order_relaxed);
