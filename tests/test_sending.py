@@ -7,7 +7,6 @@ Nothing is left behind: no process, no shared memory, no file.
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import tempfile
 import time
@@ -48,11 +47,16 @@ def processes(mark: str) -> list[str]:
     return found
 
 
+def shared_memory() -> set[str]:
+    """Return the names of what lies in shared memory, but for what none of these makes."""
+    return {path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith("psm_")}
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give what makes temporary files a folder of their own, and look for what stays."""
     monkeypatch.setenv(MARK, str(tmp_path))
-    shared = set(os.listdir("/dev/shm"))  # noqa: PTH208
+    shared = shared_memory()
     # Sockets lie there, whose paths may not be long.
     with tempfile.TemporaryDirectory(prefix="sending", dir="/tmp") as name:
         monkeypatch.setenv("TMPDIR", name)
@@ -66,7 +70,7 @@ def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def left(mark: str, shared: set[str]) -> list[str]:
-    return [*map(str, processes(mark)), *set(os.listdir("/dev/shm")) - shared]  # noqa: PTH208
+    return [*map(str, processes(mark)), *shared_memory() - shared]
 
 
 MULTIPROCESSING = """

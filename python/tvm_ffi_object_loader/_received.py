@@ -13,17 +13,21 @@ import threading
 from collections import OrderedDict
 from logging import DEBUG
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ._native import WeakDylib, find_dylib
 from .dylib import is_logged
 from .errors import ObjectLoaderError, SessionClosedError
 from .recipes import Part, Recipe, digest_of, recipe_of
-from .session import Session
+from .session import PROCESS, Session
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._native import Dylib as NativeDylib
     from .dylib import Dylib
+
+Value = TypeVar("Value")
 
 # So many dylibs stay loaded, whose objects have so many bytes together, with nobody holding them:
 # those that were received last.
@@ -100,45 +104,57 @@ def digest(dylib: NativeDylib) -> bytes:
     return send(dylib).digest
 
 
-def receive(recipe: Recipe) -> NativeDylib:
-    """Return the dylib that a recipe stands for; link it if there is none yet.
+def receive(recipe: Recipe, get: Callable[[NativeDylib], Value]) -> Value:
+    """Return what ``get`` returns for the dylib that a recipe stands for.
+
+    The dylib is linked if there is none yet; and again if somebody closes it meanwhile.
 
     Raises
     ------
     ObjectLoaderError
-        As `Session.load` raises it, with all its subclasses.
+        As `Session.load` raises it, with all its subclasses, and as ``get`` raises it.
     OSError
         If a shared library cannot be read.
     pickle.UnpicklingError
         If what arrived is not what was sent.
     """
-    found = _find(recipe.digest, recipe.serial_number, received_only=False)
-    if found is None:
-        found = _find_inherited(recipe)
-    if found is not None:
-        return found
     while True:
-        session = _receiving_session()
         linked: dict[bytes, NativeDylib] = {}
+        session = _receiving_session()
         try:
-            for part in recipe.parts:
-                linked[part.digest] = _receive_part(session, part, linked)
+            dylib = _find(recipe.digest, recipe.serial_number)
+            if dylib is None and os.getpid() != PROCESS:
+                dylib = _find_inherited(recipe)
+            if dylib is None:
+                for part in recipe.parts:
+                    linked[part.digest] = _receive_part(session, part, linked)
+                dylib = linked[recipe.digest]
+            linked[recipe.digest] = dylib
+            return get(dylib)
+        except _ClosedError:
+            continue
         except SessionClosedError:
-            # Somebody has closed what was received; all of it can be received again.
             if session.closed or any(dylib.closed for dylib in linked.values()):
                 continue
             raise
-        return linked[recipe.digest]
+
+
+class _ClosedError(Exception):
+    """A dylib was closed by somebody while it was linked."""
 
 
 def _receiving_session() -> Session:
-    global _session, _kept_bytes
-    with _lock:
-        if _session is None or _session.closed:
-            _session = Session("received", picklable=True)
-            _kept.clear()  # all of them are closed
-            _kept_bytes = 0
-        return _session
+    global _session, _kept, _kept_bytes
+    session = _session
+    if session is None or session.closed:
+        made = Session("received", picklable=True)
+        with _lock:
+            session = _session
+            if session is None or session.closed:
+                session = _session = made
+                # All of them are closed. They go when the lock is not held.
+                _closed, _kept, _kept_bytes = _kept, OrderedDict(), 0
+    return session
 
 
 def _note(digest: bytes, dylib: NativeDylib, versions: list[int], received: int | None) -> None:
@@ -171,17 +187,22 @@ def _forget_the_gone() -> None:
     _look_through_at = max(64, 2 * len(_known))
 
 
-def _find(digest: bytes, serial_number: int, *, received_only: bool) -> NativeDylib | None:
-    """Return a dylib that has the digest; the one with the serial number if there are several."""
+def _find(
+    digest: bytes, serial_number: int = 0, within: Session | None = None
+) -> NativeDylib | None:
+    """Return a dylib that has the digest, in a session or in any.
+
+    If there are several, it is the one with the serial number.
+    """
     with _lock:
         numbers = _by_digest.get(digest, ())
         first = [serial_number] if serial_number in numbers else []
         candidates = [_known[number] for number in (*first, *numbers)]
     for known in candidates:
-        if received_only and known.received is None:
-            continue
         dylib = known.dylib.get()
         if dylib is None or dylib.closed or dylib.versions() != known.versions:
+            continue
+        if within is not None and dylib.session.address != within._native.address:
             continue
         if known.received is not None:
             _keep(digest, dylib, known.received)
@@ -220,7 +241,7 @@ def _keep(digest: bytes, dylib: NativeDylib, size: int) -> None:
 def _receive_part(session: Session, part: Part, linked: dict[bytes, NativeDylib]) -> NativeDylib:
     """Return a dylib of the session for a part, linked by one thread; the others wait for it."""
     while True:
-        found = _find(part.digest, 0, received_only=True)
+        found = _find(part.digest, within=session)
         if found is not None:
             return found
         own = threading.get_ident()
@@ -232,7 +253,7 @@ def _receive_part(session: Session, part: Part, linked: dict[bytes, NativeDylib]
         if other is None:
             try:
                 # Another thread may have been done with it a moment ago.
-                found = _find(part.digest, 0, received_only=True)
+                found = _find(part.digest, within=session)
                 return _link(session, part, linked) if found is None else found
             finally:
                 with _lock:
@@ -266,8 +287,11 @@ def _link(session: Session, part: Part, linked: dict[bytes, NativeDylib]) -> Nat
                 load(dylib, given, whole_archive, as_module=False)
             else:
                 native.load(given, whole_archive, False)
-    except BaseException:
+    except BaseException as error:
+        was_closed = native.closed
         native.close(None)
+        if was_closed and isinstance(error, SessionClosedError):
+            raise _ClosedError from error
         raise
     size = part.size
     _note(part.digest, native, native.versions(), size)

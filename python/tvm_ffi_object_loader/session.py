@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from .symbols import Location
 
 
+# That imported this; in a forked child it is another one.
+PROCESS = os.getpid()
+
 _serial_numbers = itertools.count(1)
 
 # By the address of what they stand for, which they hold.

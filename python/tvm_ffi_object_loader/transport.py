@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import tvm_ffi
 
 from . import _native, _received
+from .errors import SessionClosedError
 from .loader import ObjectLoader
 from .session import Session
 
@@ -33,7 +34,7 @@ def restore_function(recipe: Recipe, name: str) -> tvm_ffi.Function:
     ObjectLoaderError, OSError, pickle.UnpicklingError
         As `_received.receive` raises them.
     """
-    return _received.receive(recipe).get_function(name)
+    return _received.receive(recipe, lambda dylib: dylib.get_function(name))
 
 
 def restore_module(recipe: Recipe, is_root: bool) -> tvm_ffi.Module:
@@ -52,11 +53,12 @@ def restore_module(recipe: Recipe, is_root: bool) -> tvm_ffi.Module:
     ObjectLoaderError, OSError, pickle.UnpicklingError
         As `_received.receive` raises them.
     """
-    dylib = _received.receive(recipe)
-    root = dylib.module()
-    if is_root:
-        return root
-    return next(module for module in _tree(root) if _is_of(module, dylib))
+
+    def get(dylib: NativeDylib) -> tvm_ffi.Module:
+        root = dylib.module()
+        return root if is_root else next(each for each in _tree(root) if _is_of(each, dylib))
+
+    return _received.receive(recipe, get)
 
 
 def restore_dylib(recipe: Recipe) -> Dylib:
@@ -67,8 +69,7 @@ def restore_dylib(recipe: Recipe) -> Dylib:
     ObjectLoaderError, OSError, pickle.UnpicklingError
         As `_received.receive` raises them.
     """
-    dylib = _received.receive(recipe)
-    return Session._of(dylib.session)._wrap(dylib)
+    return _received.receive(recipe, lambda dylib: Session._of(dylib.session)._wrap(dylib))
 
 
 def restore_loader(recipe: Recipe) -> ObjectLoader:
@@ -196,12 +197,19 @@ def _owner_of(module: tvm_ffi.Module) -> tuple[NativeDylib, bool] | None:
     """Return the dylib of a module, and whether the module is the root of all that it embeds."""
     dylib = _native.dylib_of(module.__chandle__())
     if dylib is not None:
-        return dylib, dylib.closed or dylib.module().same_as(module)
+        return dylib, _is_root(module, dylib)
     for imported in _tree(module):
         dylib = _native.dylib_of(imported.__chandle__())
-        if dylib is not None and not dylib.closed and dylib.module().same_as(module):
+        if dylib is not None and _is_root(module, dylib):
             return dylib, True
     return None
+
+
+def _is_root(module: tvm_ffi.Module, dylib: NativeDylib) -> bool:
+    try:
+        return dylib.module().same_as(module)
+    except SessionClosedError:
+        return False
 
 
 def _tree(root: tvm_ffi.Module) -> Iterator[tvm_ffi.Module]:
