@@ -6,11 +6,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from compilation import Compiler
 from conftest import RunScript
 from pages import Page, run_command
 from releases import needs
+from scripts import Script
 
 pytest.importorskip("numpy")
 
@@ -168,10 +166,10 @@ if __name__ == "__main__":
     assert output == "['SIGKILL', '']\n"
 
 
-class Search:
-    """A search in a session of its own, one of whose kernels says when it hangs."""
+class Search(Script):
+    """A search one of whose kernels says when it hangs."""
 
-    def __init__(self, compile: Compiler, folder: Path, limit: float) -> None:
+    def __init__(self, compile: Compiler, folder: Path) -> None:
         fifo = folder / "hangs"
         os.mkfifo(fifo)
         hang = f'int file = open("{fifo}", O_WRONLY); write(file, "!", 1); for (;;) pause();'
@@ -182,66 +180,40 @@ if __name__ == "__main__":
     import signal
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        autotune.search(json.loads(sys.argv[1]), "kernel", x, 2 * x, limit=float(sys.argv[2]))
+        autotune.search(json.loads(sys.argv[1]), "kernel", x, 2 * x, limit=3)
         print("searched")
     except KeyboardInterrupt:
         print("interrupted")
     print(multiprocessing.active_children())
 """
-        (folder / "script.py").write_text(PREAMBLE + script)
-        self.process = subprocess.Popen(
-            [sys.executable, "script.py", json.dumps(candidates), str(limit)],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        super().__init__(PREAMBLE + script, folder, json.dumps(candidates))
         with fifo.open("rb") as file:
             assert file.read(1) == b"!"
         assert self.process.stdout is not None
         self.memories = [Path("/dev/shm", self.process.stdout.readline().strip()) for _ in range(2)]
         assert all(memory.exists() for memory in self.memories)
-        self.others = [os.pidfd_open(pid) for pid in self.pids() if pid != self.process.pid]
-        assert len(self.others) >= 4  # two workers, their server, multiprocessing's tracker
-
-    def pids(self) -> list[int]:
-        """The processes of the session."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = path.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == self.process.pid and fields[0] != "Z":
-                found.append(int(path.parent.name))
-        return found
+        assert len(self.others()) >= 4  # two workers, their server, multiprocessing's tracker
 
     def output(self) -> tuple[str, str]:
-        """Wait until everything has ended; return what was printed."""
-        printed = self.process.communicate(timeout=120)
-        for other in self.others:
-            assert select.select([other], [], [], 120)[0], "a process is left behind"
-            os.close(other)
-        assert not self.pids()
+        printed = super().output()
         assert not any(memory.exists() for memory in self.memories)
         return printed
 
 
 def test_nothing_is_left_of_a_search(compile: Compiler, folder: Path) -> None:
-    search = Search(compile, folder, limit=3)
+    search = Search(compile, folder)
     assert search.output() == ("searched\n[]\n", "")
     assert search.process.returncode == 0
 
 
 def test_nothing_is_left_of_an_interrupted_search(compile: Compiler, folder: Path) -> None:
-    search = Search(compile, folder, limit=3)
+    search = Search(compile, folder)
     os.killpg(search.process.pid, signal.SIGINT)
     assert search.output() == ("interrupted\n[]\n", "")
 
 
 def test_nothing_is_left_of_a_search_that_is_killed(compile: Compiler, folder: Path) -> None:
-    search = Search(compile, folder, limit=3)
+    search = Search(compile, folder)
     search.process.kill()
     # The tracker says what it has removed.
     assert "leaked shared_memory" in search.output()[1]
