@@ -12,7 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bench import objects
+
 ROOT = Path(__file__).parents[1]
+HEADERS = "#include <tvm/ffi/container/tensor.h>\n#include <tvm/ffi/function.h>\n"
 FILE = re.compile(r"^```python\n(# [\w.]+\n.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -59,3 +62,9 @@ def ask(module: str, page: str, *arguments: object) -> Any:
         last = " | ".join(done.stderr.strip().splitlines()[-3:])
         raise RuntimeError(f"exit status {done.returncode}: {last}")
     return json.loads(done.stdout)
+
+
+def compile_source(source: str, function: str) -> Path:
+    """Return the object of a C++ source as pages have it, which exports a function."""
+    export = f"\nTVM_FFI_DLL_EXPORT_TYPED_FUNC({function}, {function});\n"
+    return objects.compile_cpp(HEADERS + source + export, function)

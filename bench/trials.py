@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time the trials of an autotuner: load, call, compare, and time ten calls five times.
 
-``python -m bench.trials warm COUNT`` runs the search of docs/autotuner.md, whose ``autotune.py``
-has to be importable; ``python -m bench.trials processes COUNT`` links a library and starts a
-process for each. Either prints the seconds a trial, with two at a time if there are two cores.
+``python -m bench.trials warm COUNT`` runs the search of docs/autotuner.md, whose files have to be
+importable; ``python -m bench.trials processes COUNT`` links a library and starts a process for
+each. Either prints the seconds a trial, with two at a time if there are two cores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import timeit
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench import objects
+from bench import objects, recipes
 
 WORKERS = min(2, len(os.sched_getaffinity(0)))
 SIZE = 1 << 16
@@ -25,9 +25,9 @@ SIZE = 1 << 16
 
 def candidate() -> list[Path]:
     """Return the objects of a candidate: what takes the arrays apart, and the kernel."""
-    wrapper = objects.compile_cpp((objects.SOURCES / "scale.cc").read_text(), "scale_wrapper")
-    kernel = objects.compile_c((objects.SOURCES / "scale.c").read_text(), "scale_kernel")
-    return [wrapper, kernel]
+    page = importlib.import_module("scale")
+    kernel = objects.compile_c(page.KERNEL, "kernel", "-O3", "-DSTEP=64")
+    return [recipes.compile_source(page.WRAPPER, "scale"), kernel]
 
 
 def warm(count: int) -> float:
