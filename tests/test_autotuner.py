@@ -167,13 +167,14 @@ if __name__ == "__main__":
 
 
 class Search(Script):
-    """A search one of whose kernels says when it hangs."""
+    """A search whose workers both have a kernel that hangs, and says so, before a good one."""
 
     def __init__(self, compile: Compiler, folder: Path) -> None:
         fifo = folder / "hangs"
         os.mkfifo(fifo)
         hang = f'int file = open("{fifo}", O_WRONLY); write(file, "!", 1); for (;;) pause();'
-        candidates = {"good": candidate(compile, BODIES["good"]), "hangs": candidate(compile, hang)}
+        hangs, good = candidate(compile, hang), candidate(compile, BODIES["good"])
+        candidates = {"hangs": hangs, "too": hangs, "good": good}
         script = """
 if __name__ == "__main__":
     autotune.SharedMemory = Named
@@ -188,7 +189,7 @@ if __name__ == "__main__":
 """
         super().__init__(PREAMBLE + script, folder, json.dumps(candidates))
         with fifo.open("rb") as file:
-            assert file.read(1) == b"!"
+            assert file.read(2) == b"!!"
         assert self.process.stdout is not None
         self.memories = [Path("/dev/shm", self.process.stdout.readline().strip()) for _ in range(2)]
         assert all(memory.exists() for memory in self.memories)
