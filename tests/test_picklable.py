@@ -276,6 +276,15 @@ def test_archives(
     assert received["use"]() == 5
 
 
+def test_all_of_an_archive_is_not_what_is_needed_of_it(
+    session: tol.Session, compile: Compiler, make_archive: Callable[..., Path]
+) -> None:
+    given = [compile(USES), make_archive(compile(NEEDED), compile(UNNEEDED))]
+    data = [pickle.dumps(session.load(given, whole_archive=whole)) for whole in (False, True)]
+    session.close()
+    assert [len(pickle.loads(one)) for one in data] == [1, 2]
+
+
 @pytest.mark.parametrize("keeps", [True, False], ids=["kept", "from the file"])
 def test_thin_archives(compile: Compiler, make_archive: Callable[..., Path], keeps: bool) -> None:
     archive = make_archive(compile(UNNEEDED), options="rcT")

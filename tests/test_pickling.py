@@ -227,6 +227,16 @@ def test_a_link_order_that_meets_again(session: tol.Session, compile: Compiler) 
     assert received.name == "base"
 
 
+def test_the_same_object_with_another_link_order(session: tol.Session, compile: Compiler) -> None:
+    flags = ("-O1", "-fPIC", "-DNAME=sum", "-DN=1")
+    data = [
+        pickle.dumps(session.load(compile(MIDDLE, *flags), link_order=[session.load(base)])["sum"])
+        for base in (compile(BASE), compile(BASE.replace("40", "60")))
+    ]
+    session.close()
+    assert [pickle.loads(one)() for one in data] == [41, 61]
+
+
 def test_a_long_chain(session: tol.Session, compile: Compiler) -> None:
     """No stack is as deep as a chain of dylibs may be long."""
     dylib = session.load(compile(BASE), name="base")
@@ -253,6 +263,21 @@ def test_a_pickler_in_python(session: tol.Session, add_object: Path) -> None:
     function = session.load(add_object)["add"]
     pickle._Pickler(file).dump(function)
     assert pickle.loads(file.getvalue()) == function
+
+
+def test_a_pickler_that_goes_on_after_a_load(
+    session: tol.Session, compile: Compiler, add_object: Path
+) -> None:
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file)
+    dylib = session.load(add_object)
+    pickler.dump(dylib["add"])
+    dylib.load(compile('#include "safe_call.h"\nEXPORT(more) { RETURN(7); }\n'))
+    pickler.dump(dylib["more"])
+    session.close()
+    unpickler = pickle.Unpickler(io.BytesIO(file.getvalue()))
+    assert unpickler.load()(1, 2) == 3
+    assert unpickler.load()() == 7
 
 
 def test_nothing_holds_what_was_pickled(session: tol.Session, traced: Path, trace: Trace) -> None:

@@ -138,6 +138,42 @@ def test_threads_that_receive_at_once_link_once(send: Send, trace: Trace) -> Non
     assert sorted(function() for function in received) == [1] * 4 + [2] * 4 + [3] * 4
 
 
+def test_a_thread_waits_for_the_one_that_links(
+    send: Send,
+    called: Callable[[Callable[[], object]], None],
+    trace: Trace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called(lambda: None)
+    data = send(6, source=CALLS_BACK)
+    waits = threading.Event()
+
+    class Over(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.set()
+            return super().wait(timeout)
+
+    class Link(_received._Link):
+        def __init__(self) -> None:
+            super().__init__()
+            self.is_over = Over()
+
+    monkeypatch.setattr(_received, "_Link", Link)
+    received: list[tvm_ffi.Function] = []
+    other = threading.Thread(target=lambda: received.append(pickle.loads(data)))
+
+    def receive_meanwhile() -> None:
+        other.start()
+        assert waits.wait(60)
+
+    called(receive_meanwhile)
+    trace.take()
+    received.append(pickle.loads(data))
+    other.join()
+    assert trace.take() == [6]
+    assert received[0] == received[1]
+
+
 @pytest.mark.parametrize(
     "closes",
     [lambda f: session_of(f).close(), lambda f: dylib_of(f).close()],
