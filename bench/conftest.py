@@ -127,7 +127,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> str:
     """Say at once which peers are missing, and how to get them."""
-    modules = {name: name for name in ("cffi", "llvmlite", "nanobind", "numpy", "torch")}
+    modules = {
+        name: name
+        for name in ("cffi", "dask", "distributed", "llvmlite", "nanobind", "numpy", "torch")
+    }
     modules |= {peers.PEER: peers.MODULES[peers.PEER], "cython": "Cython"}
     modules |= {"apache-tvm": "tvm", "nvidia-cutlass-dsl": "nvidia_cutlass_dsl"}
     modules |= {"rich (the progress bar)": "rich", "matplotlib (the plots)": "matplotlib"}
@@ -180,7 +183,7 @@ def pytest_benchmark_update_machine_info(
     package = peers.imported(peers.MODULES[peers.OURS])
     ours = peers.imported(f"{peers.MODULES[peers.OURS]}._native")
     named = ("apache-tvm", "apache-tvm-ffi", "cffi", "cython", "llvmlite", "nanobind", "numpy")
-    more = ("nvidia-cutlass-dsl", "torch")
+    more = ("dask", "distributed", "nvidia-cutlass-dsl", "torch")
     linkers = {"ld": "ld", "lld": objects.lld(), "mold": "mold"}
     machine_info["bench"] = {
         "versions": {

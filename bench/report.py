@@ -127,7 +127,10 @@ SECTIONS = (
         ("recipes/",),
         "What docs/ shows. recipes/trials is the time a trial of its autotuner, two at a time, "
         "from the start of the workers to their end; the others link a library and start a "
-        "process for each, of which 20 are tried a round.",
+        "process for each, of which 20 are tried a round. recipes/dask/ is a cluster of two "
+        "workers with one thread each, a new one each round: of 1,000 tasks one, whose chunk has "
+        "4,096 numbers; the first task on a new worker; and one of 1,000 objects, or libraries, "
+        "that are sent to both workers and called by each.",
     ),
     (
         "Growth curves",

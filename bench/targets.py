@@ -18,6 +18,8 @@ from bench.peers import DLOPEN, PEER
 LINKED = "cc -shared + dlopen"
 NEVER_RELOADED = "never reloaded"
 PROCESS_EACH = "cc -shared + a process each"
+NUMPY = "a NumPy function"
+LIBRARIES = "shared libraries that are linked"
 PEER_WHEEL = f"{PEER} 0.1.3, wheel on PyPI"
 PEER_WHEEL_BYTES = 15_966_993.0
 
@@ -158,6 +160,23 @@ TARGETS = (
         "reload + call of a function that was handed out, C object; others load it anew",
         ("reload/c",),
         *(DLOPEN, 1.0, 5.0),
+    ),
+    Target(
+        "1,000 trials of an autotuner",
+        ("recipes/trials",),
+        *(PROCESS_EACH, 0.02, 0.2),
+        count=1000,
+    ),
+    Target(
+        "a task of Dask with a kernel",
+        ("recipes/dask/task",),
+        *(NUMPY, 1.1, 4.0),
+    ),
+    Target(
+        "1,000 objects sent to two workers of Dask, and called",
+        ("recipes/dask/send",),
+        *(LIBRARIES, 0.8, 4.0),
+        count=1000,
     ),
     Target("new session", ("session/new",), PEER, 0.02, 0.1),
     Target("import, beyond import tvm_ffi", ("import/time",), PEER, 0.5, 1.5),

@@ -34,10 +34,15 @@ class Script:
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # `line` reads no more than the line
             start_new_session=True,
         )
         self._others: list[int] = []
+
+    def line(self) -> str:
+        """Wait for the next line that it prints, and return it."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().decode().rstrip("\n")
 
     def others(self) -> list[int]:
         """Return the processes that it has started, for which `output` is going to wait."""
@@ -59,11 +64,11 @@ class Script:
         return found
 
     def output(self) -> tuple[str, str]:
-        """Wait until the script has ended, and all that it has started; return what was printed."""
-        printed = self.process.communicate(timeout=300)
+        """Wait until it has ended, with all that it has started; return what else it printed."""
+        printed, errors = self.process.communicate(timeout=300)
         self.others()
         for other in self._others:
             assert select.select([other], [], [], 120)[0], "a process is left behind"
             os.close(other)
         assert not self._pids()
-        return printed
+        return printed.decode(), errors.decode()

@@ -190,8 +190,7 @@ if __name__ == "__main__":
         super().__init__(PREAMBLE + script, folder, json.dumps(candidates))
         with fifo.open("rb") as file:
             assert file.read(2) == b"!!"
-        assert self.process.stdout is not None
-        self.memories = [Path("/dev/shm", self.process.stdout.readline().strip()) for _ in range(2)]
+        self.memories = [Path("/dev/shm", self.line()) for _ in range(2)]
         assert all(memory.exists() for memory in self.memories)
         assert len(self.others()) >= 4  # two workers, their server, multiprocessing's tracker
 
