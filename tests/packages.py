@@ -8,8 +8,13 @@ import importlib.util
 import pytest
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it is in
+        return False
+
+
 def requires(module: str, package: str) -> pytest.MarkDecorator:
     """Skip tests where a package is not installed, without importing what takes seconds."""
-    return pytest.mark.skipif(
-        importlib.util.find_spec(module) is None, reason=f"{package} is not installed"
-    )
+    return pytest.mark.skipif(not _is_installed(module), reason=f"{package} is not installed")
