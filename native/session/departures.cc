@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <mutex>
-#include <new>
 #include <vector>
 
 #include "base/fork_lock.h"
@@ -37,7 +37,7 @@ void Depart() {
     if (!member) continue;
     try {
       member->TryUnload();
-    } catch (const std::bad_alloc&) {  // the session tries again with its next load
+    } catch (const std::exception&) {  // no memory: the session tries again with its next load
     }
   }
 }
