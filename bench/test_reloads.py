@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import objects, peers
+from bench import objects, peers, probe
 from bench.interleave import Measure, Sampler, call_sampler, operation_sampler
 from bench.targets import NEVER_RELOADED
 from bench.test_loads import load_sampler
@@ -35,10 +36,11 @@ def test_call_of_a_reloaded_function(measure: Measure) -> None:
     measure("call/reloaded", competitors, rounds=300)
 
 
-def test_reload(measure: Measure) -> None:
+def test_reload(measure: Measure, tmp_path: Path) -> None:
     """Reload an object, which unloads the one before, and call a function that was handed out.
 
-    Others load it, look the function up, call it and drop it.
+    Others load it, look the function up, call it and drop it; the dynamic linker a copy, which
+    nobody else has open.
     """
     obj = objects.c_object()
     dylib = load()
@@ -48,6 +50,15 @@ def test_reload(measure: Measure) -> None:
         dylib.reload(obj)
         assert function(1, 2) == 3
 
-    names = (peers.DLOPEN, peers.PEER)
-    competitors = {name: load_sampler(name, obj, drop=True) for name in names}
-    measure("reload/c", {peers.OURS: operation_sampler(reload), **competitors}, rounds=300)
+    (library,) = objects.copies(objects.shared(obj), 1, tmp_path)
+    opened = probe.loader(peers.DLOPEN)
+
+    def load_library() -> None:
+        assert opened.load(library)[-1](1, 2) == 3
+
+    competitors: dict[str, Sampler | str] = {
+        peers.OURS: operation_sampler(reload),
+        peers.DLOPEN: operation_sampler(load_library),
+        peers.PEER: load_sampler(peers.PEER, obj, drop=True),
+    }
+    measure("reload/c", competitors, rounds=300)
