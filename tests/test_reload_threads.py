@@ -188,7 +188,7 @@ def test_close_waits_for_calls_of_former_versions(
     assert not closing.done()
     call.end()
     closing.result()
-    assert trace.take() == [1, 2, -1, -2]
+    assert sorted(trace.take()) == [-2, -1, 1, 2]  # the two threads unload one each
     assert dylib.closed
 
 
