@@ -308,7 +308,28 @@ extern "C" TVM_FFI_DLL_EXPORT const uint64_t __tvm_ffi__library_bin[] = {24, 1ul
             look_up("missing")
         del look_up
     forget_global("testing.failed.look_up")
-    assert trace.take()[-1:] == [-1]
+    assert trace.take() == [1, 1, -2, -1, -2, -1]
+
+
+def test_what_was_initialized_whole_is_finalized(
+    compile: Compiler, session: tol.Session, trace: Trace
+) -> None:
+    """As a dlopened library is, whose imports can't be rebuilt."""
+    malformed = (
+        'extern "C" TVM_FFI_DLL_EXPORT const uint64_t __tvm_ffi__library_bin[] = {24, 1ull << 40};'
+    )
+    path = compile.cxx(START + malformed, "-O1", "-fPIC")
+    library = compile.link(path)
+    for load, what in (
+        (tvm_ffi.load_module, library),
+        (session.load, path),
+        (session.create_dylib().load, path),
+        (session.load(compile(ADD)).reload, path),
+    ):
+        with pytest.raises(Exception, match=r"library_bin is malformed|bad_alloc"):
+            load(str(what))
+        gc.collect()
+        assert trace.take() == [1, -2, -1]
 
 
 @pytest.mark.slow

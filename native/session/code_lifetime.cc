@@ -231,8 +231,6 @@ void CodeLifetime::Add(std::list<Loaded>& loaded) {
 void CodeLifetime::Undo(std::list<Loaded>& loaded, bool is_used) {
   Loaded& load = loaded.front();
   Image& image = load.image;
-  image.finalizers.clear();
-  image.late_finalizers.clear();
   {
     std::lock_guard<Mutex> lock(mutex_);
     if (is_used || load.has_uses() || load.users > PendingOnThisThread({&load})) {

@@ -137,19 +137,22 @@ void LoadObjects(Dylib& dylib, Inputs inputs, llvm::function_ref<void()> on_init
   load.objects = object_count;
   load.symbols = linked.definitions.size();
   uint64_t early_uses = dylib.early_uses();
+  bool is_initialized = false;
   try {
     symbols.Add(linked.definitions, linked.values, load.image.tls_module, linked.groups);
     headroom.reset();
     load.EnterMap();
     record.Enter(LoadRecord::kInitializing);
     RunInitializers(dylib, linked.name, load.image);
+    is_initialized = true;
+    load.image.KeepForExit(load);
     RunInside(dylib, on_initialized);
   } catch (...) {
     symbols.Remove(linked.definitions, linked.groups);
+    if (!is_initialized) load.image.finalizers = load.image.late_finalizers = {};
     dylib.code().Undo(loaded, early_uses != dylib.early_uses());
     throw;
   }
-  load.image.KeepForExit(load);
   session.objects += object_count;
   session.symbols += linked.definitions.size();
   record.objects = object_count;
