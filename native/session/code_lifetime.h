@@ -143,8 +143,8 @@ class CodeLifetime {
   // Takes what a load brought, in a list that has it alone.
   void Add(std::list<Loaded>& loaded);
   // Unloads what a failed load brought, as code of the dylib is. What the initializers constructed
-  // and registered goes with the code. Where that is needed, since they gave away a function or an object, or `is_used` says
-  // so, it is taken, and goes when the dylib does.
+  // and registered goes with the code. Where that is needed, since they gave away a function or an
+  // object, or `is_used` says so, it is taken, and goes when the dylib does.
   void Undo(std::list<Loaded>& loaded, bool is_used);
 
   // All code that there is stays in memory until the result is gone. Throws SessionClosedError, as
