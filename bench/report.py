@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turn the benchmarks' JSON into a report: Markdown, one HTML page, and the JSON beside them.
 
-``python -m bench.report results.json`` writes ``bench/report/``. The report that README quotes is
-made by these commands, in the root of a clean checkout, on a machine that does nothing else::
+``python -m bench.report results.json`` writes ``bench/report/``. The report that README and
+docs/performance.md quote is made by these commands, in the root of a clean checkout, on a machine
+that does nothing else::
 
     apt-get install lld mold valgrind clang-22 llvm-22-dev
     python -m venv /tmp/llvm23 && python -m venv /tmp/llvm22
@@ -13,10 +14,11 @@ made by these commands, in the root of a clean checkout, on a machine that does 
         --wheel /tmp/wheel/tvm_ffi_object_loader-*.whl --benchmark-json /tmp/results.json
     pip uninstall -y tvm-ffi-object-loader && SKBUILD_INSTALL_STRIP=false pip install .
     python -m bench.callgrind --json /tmp/counts.json
-    python -m bench.report /tmp/results.json --callgrind /tmp/counts.json --readme README.md
+    python -m bench.report /tmp/results.json --callgrind /tmp/counts.json \\
+        --pages README.md docs/performance.md
 
-The JSON stays beside the report: ``python -m bench.report bench/report/results.json`` writes the
-same report anew, and ``python -m bench.report newer.json older.json --output compared`` compares
+The JSON stays beside the report, and the HTML page out of the repository: ``python -m bench.report
+bench/report/results.json`` writes both anew, and ``python -m bench.report newer.json older.json --output compared`` compares
 two commits.
 """
 
@@ -55,6 +57,7 @@ METHOD = (
     "competitor is missing is named, too. A competitor that could not be measured is listed with "
     "the reason, in the place of its figure."
 )
+TARGETS_BEGIN, TARGETS_END = "<!-- targets: begin -->\n", "<!-- targets: end -->\n"
 COMPARED = "Two commits compared"
 SECTIONS = (
     (
@@ -230,19 +233,23 @@ def plots(rows: Rows) -> dict[str, str]:
     return {title: "\n".join(figures) for title, figures in images.items()}
 
 
-def put_into_readme(readme: Path, table: str) -> None:
-    """Replace the table in README's section "How fast".
+def put_into_page(page: Path, table: str) -> None:
+    """Replace the rows that a page has of the targets, or all between its markers."""
+    before, begin, rest = page.read_text().partition(TARGETS_BEGIN)
+    if begin:
+        _, end, after = rest.partition(TARGETS_END)
+        page.write_text(f"{before}{begin}{table}\n{end}{after}")
+        return
 
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    text = readme.read_text()
-    found = re.search(r"\n## How fast\n(?s:(?!\n## ).)*?\n\n((?:\|.*\n)+)", text)
-    if not found:
-        raise ValueError(f'{readme}: no table in a section "How fast"')
-    readme.write_text(text[: found.start(1)] + table + "\n" + text[found.end(1) :])
+    def cells(row: str) -> list[str]:
+        return row.split(" | ")[:2]
+
+    rows = table.splitlines()
+    lines = [
+        next((row for row in rows if cells(row) == cells(line)), line)
+        for line in before.splitlines()
+    ]
+    page.write_text("\n".join(lines) + "\n")
 
 
 def main() -> None:
@@ -256,7 +263,9 @@ def main() -> None:
     parser.add_argument("older", type=Path, nargs="?", help="JSON of another commit to compare")
     parser.add_argument("--callgrind", type=Path, help="JSON of bench.callgrind")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "report")
-    parser.add_argument("--readme", type=Path, help="write the targets into this README, too")
+    parser.add_argument(
+        "--pages", type=Path, nargs="*", default=[], help="write the targets into these pages, too"
+    )
     options = parser.parse_args()
     document, rows = read(options.results)
     if options.callgrind:
@@ -335,8 +344,8 @@ def main() -> None:
     for name, text in written.items():
         (options.output / name).write_text(text)
         print(options.output / name)
-    if options.readme:
-        put_into_readme(options.readme, markdown(targets))
+    for each in options.pages:
+        put_into_page(each, markdown(targets))
 
 
 if __name__ == "__main__":

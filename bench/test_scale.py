@@ -119,7 +119,7 @@ def test_among_many(measure: Measure, quick: bool, kind: str, what: str) -> None
         title: in_process_of_its_own(peers.OURS, "among", peers.OURS, obj, count, what)
         for title, count in counts.items()
     }
-    # What the others do with thread-local variables is in README's table.
+    # What the others do with thread-local variables is in the table of what loads.
     for name in (peers.DLOPEN, peers.PEER) if kind == "throws" else ():
         competitors[f"{name}, 10 modules"] = in_process_of_its_own(
             name, "among", name, obj, 10, what

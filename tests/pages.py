@@ -60,6 +60,14 @@ class Page:
             and (under is None or block.heading == under)
         ]
 
+    def links(self) -> list[str]:
+        """Return what its links lead to."""
+        inline = re.findall(
+            r"\]\((https?:[^)]+|[\w./#-]+)\)",
+            re.sub(r"`.*?`|^```.*?^```", "", self.text, flags=re.S | re.M),
+        )
+        return inline + re.findall(r"^\[[\w-]+\]: (\S+)$", self.text, re.MULTILINE)
+
     def _blocks(self) -> list[Block]:
         found, heading = [], ""
         pattern = r"^```(\w+)\n(.*?)^```$|^#+ (.*?)$"

@@ -3,8 +3,8 @@
 
 With ``RAN=FILE`` in the environment, a run that passes appends a line of JSON to the file
 (``RAN_TESTS`` says which tests they were, where not all). ``python tests/ran.py FILE`` prints such
-files' lines as a table, and what README claims beyond them; with ``--write`` they become
-``ran.jsonl`` here and the table in README.
+files' lines as a table, and what docs/installing.md claims beyond them; with ``--write`` they
+become ``ran.jsonl`` here and the table there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import tvm_ffi
 from processors import EMULATED, PROCESSOR, X86_64
 from tvm_ffi_object_loader import _native
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "installing.md"
 RECORD = Path(__file__).with_suffix(".jsonl")
 BEGIN, END = "<!-- what ran: begin -->\n", "<!-- what ran: end -->\n"
 
@@ -106,17 +106,17 @@ def table(runs: Iterable[Run]) -> str:
 
 
 def committed() -> str:
-    """Return the table in README."""
-    return README.read_text().split(BEGIN)[1].split(END)[0]
+    """Return the table in PAGE."""
+    return PAGE.read_text().split(BEGIN)[1].split(END)[0]
 
 
 def main(arguments: list[str]) -> None:
-    """Print the table of the files' runs, or write it into README."""
+    """Print the table of the files' runs, or write it into PAGE."""
     runs = read(file for file in arguments if file != "--write")
     if "--write" in arguments:
         RECORD.write_text("".join(json.dumps(run) + "\n" for run in runs))
-        before, _, rest = README.read_text().partition(BEGIN)
-        README.write_text(before + BEGIN + table(runs) + END + rest.partition(END)[2])
+        before, _, rest = PAGE.read_text().partition(BEGIN)
+        PAGE.write_text(before + BEGIN + table(runs) + END + rest.partition(END)[2])
         return
     print(table(runs), end="")
     ran = {_of(run) for run in runs}

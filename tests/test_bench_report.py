@@ -129,15 +129,23 @@ def test_two_commits_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "in their figure: load/cpp." in section
 
 
-def test_readme_gets_the_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = tmp_path / "README.md"
-    around = "# A\n\n## How fast\n\nText.\n\n{}\n## B\n\n| kept |\n"
-    readme.write_text(around.format("| old |\n| --- |\n"))
-    options = f"--readme {readme}"
+def test_pages_get_the_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One has some rows of the table, the other one all, between markers."""
+    some, whole = tmp_path / "some.md", tmp_path / "all.md"
+    target = next(each for each in targets.TARGETS if each.rows == ("load/c",))
+    start = f"| {target.title} | {target.against} | "
+    some.write_text(f"# A\n\n| a | b | c |\n| --- |\n{start}old |\n| kept | dlopen | 1 |\n")
+    around = f"Text.\n\n{report.TARGETS_BEGIN}{{}}{report.TARGETS_END}\n| kept |\n"
+    whole.write_text(around.format("| old |\n| --- |\n"))
+    options = f"--pages {some} {whole}"
     written = write(tmp_path, monkeypatch, document(record("load/c", 0.7)), options=options)
     table = written.split("\n## Targets\n\n")[1].split("\n\n")[0]
     assert "0.700" in table
-    assert readme.read_text() == around.format(table + "\n")
+    assert whole.read_text() == around.format(table + "\n")
+    lines = some.read_text().splitlines()
+    assert lines[4].startswith(start)
+    assert "0.700" in lines[4]
+    assert lines[5:] == ["| kept | dlopen | 1 |"]
 
 
 def test_what_names_cost_a_load_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README's table of interpreters and releases is what ran."""
+"""The table of interpreters and releases is what ran."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUN: ran.Run = {
 }
 
 
-@pytest.mark.skipif(not ran.README.is_file(), reason="README.md is not here")
+@pytest.mark.skipif(not ran.PAGE.is_file(), reason="docs/ is not here")
 def test_the_table_is_what_ran() -> None:
     assert ran.committed() == ran.table(ran.read([ran.RECORD]))
 

@@ -1,23 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README's examples run, its commands are complete, and the messages it quotes are real."""
+"""README's commands and examples work as they are pasted, and its figures are the report's."""
 
 from __future__ import annotations
 
-import concurrent.futures
-import pathlib
-import re
 import shutil
 import subprocess
-import sys
-import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tvm_ffi
+from tvm_ffi import libinfo
 
-import tvm_ffi_object_loader as tol
 from compilation import Compiler
 from pages import ROOT, Page, run_command
 
@@ -25,213 +19,130 @@ README = Page("README.md")
 
 pytestmark = README.needed
 
-
-def compile_as_readme_says(compiler: str, flag: str = "") -> None:
-    """Write README's sources to their files, and run the command that compiles one."""
-    README.write_files(Path.cwd())
-    (command,) = (block for block in README.blocks("sh") if block.startswith(f"{compiler} "))
-    result = run_command(command.replace(" -c ", f" {flag} -c "))
-    assert result.returncode == 0, result.stderr
+START = '#include "safe_call.h"\n'
 
 
 @pytest.fixture
-def folder(compile: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the current folder, with the objects that README's examples name."""
-    demo = Path(tol.__file__).parent / "demo"
-    exports = {
-        "base": "int64_t base(int64_t n) { return n + 1; }",
-        "app": "int64_t base(int64_t); int64_t util(int64_t); int64_t more(void);"
-        "EXPORT(run) { RETURN(base(INT(0)) + util(INT(0)) + more()); }",
-        "util": "int64_t util(int64_t n) { return 10 * n; }",
-        "more": "int64_t more(void) { return 100; }",
-        "impl": "EXPORT(impl) { RETURN(0); }",
-        "k": "EXPORT(add) { RETURN(INT(0) + INT(1)); }",
-    }
-    for name, source in exports.items():
-        compiled = compile(f'#include "safe_call.h"\n{source}\n', name=name)
-        shutil.copy(compiled, tmp_path / f"{name}.o")
-    for name in ("math_ops", "string_ops"):
-        compiled = compile.cxx((demo / f"{name}.cc").read_text(), name=name)
-        shutil.copy(compiled, tmp_path / f"{name}.o")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+def names(compile: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return the names after the first example, whose files are in the current folder."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    for command in README.blocks("sh", under="A first function"):
+        result = run_command(command)
+        assert (result.returncode, result.stderr) == (0, "")
+    names: dict[str, Any] = {}
+    assert README.run(names, under="A first function") == 1
+    return names
 
 
-def test_the_python_examples_run(folder: Path) -> None:
-    (flag,) = set(re.findall(r"`(-DTVM_FFI_DLL_EXPORT_INCLUDE_METADATA=1)`", README.text))
-    compile_as_readme_says("c++", flag)
-    names: dict[str, Any] = {
-        "concurrent": concurrent,
-        "numpy": pytest.importorskip("numpy"),
-        "pathlib": pathlib,
-        "subprocess": subprocess,
-        "timeit": timeit,
-        "tvm_ffi": tvm_ffi,
-        "object_bytes": (folder / "more.o").read_bytes(),
-        "compiler_version": "12.2.0",
-        "compile_source": lambda source, flags: source.with_suffix(".o").read_bytes(),
+def sessions(compile: Compiler) -> None:
+    sources = {
+        "base": START + "int64_t base(int64_t n) { return n + 1; }",
+        "app": START + "int64_t base(int64_t); int64_t util(int64_t);\n"
+        "EXPORT(run) { RETURN(base(INT(0)) + util(INT(0))); }",
     }
-    assert README.run(names) >= 5
-    assert names["app"].closed
-    assert names["best"] in names["variants"]
+    for name, source in sources.items():
+        shutil.copy(compile(source, name=name), f"{name}.o")
+    util = compile(START + "int64_t util(int64_t n) { return 110 + n - 3; }", name="util")
+    subprocess.run(["ar", "qc", "util.a", util], check=True)
 
 
-def test_the_c_source_gives_a_working_object(folder: Path) -> None:
-    compile_as_readme_says("cc")
-    add = tol.load_module("add.o").add
-    assert add(1, 2) == 3
-    with pytest.raises(TypeError, match="two integers"):
-        add("1", 2)
+def arrays(compile: Compiler) -> None:
+    pytest.importorskip("numpy")
+    source = """
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/function.h>
+void Scale(tvm::ffi::TensorView x, tvm::ffi::TensorView y) {
+  for (int64_t i = 0; i < x.numel(); ++i) {
+    static_cast<float*>(y.data_ptr())[i] = 2 * static_cast<float*>(x.data_ptr())[i];
+  }
+}
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(scale, Scale);
+"""
+    shutil.copy(compile.cxx(source), "scale.o")
 
 
-def undefined_symbol(compile: Compiler) -> str:
-    source = '#include "safe_call.h"\nlong scale(long);\nEXPORT(run) { RETURN(scale(INT(0))); }\n'
-    shutil.copy(compile.cxx(source), "app.o")
-    with tol.Session() as session, pytest.raises(tol.UndefinedSymbolError) as caught:
-        session.load("app.o", name="app")
-    return f"UndefinedSymbolError: {caught.value}"
+def reload(compile: Compiler) -> None:
+    for number in (1, 2):
+        source = f"{START}EXPORT(version) {{ RETURN({number}); }}"
+        shutil.copy(compile(source), f"v{number}.o")
 
 
-def duplicate_symbol(compile: Compiler) -> str:
-    shutil.copy("k.o", "add.o")
-    with tol.Session() as session:
-        dylib = session.load("add.o", name="math")
-        with pytest.raises(tol.DuplicateSymbolError) as caught:
-            dylib.load("add.o")
-    return f"DuplicateSymbolError: {caught.value}"
-
-
-def runtime_missing(compile: Compiler) -> str:
-    """Return what is said where a package like CuTe DSL's has the library."""
-    source = '#include "safe_call.h"\nlong _cudaLaunchKernelEx;\n'
-    library = Path.cwd() / "nvidia_cutlass_dsl/lib/libcute_dsl_runtime.so"
-    library.parent.mkdir(parents=True)
-    subprocess.run(["gcc", "-shared", compile(source), "-o", library], check=True)
-    source = (
-        source.replace("long", "extern long") + "EXPORT(run) { RETURN(_cudaLaunchKernelEx); }\n"
-    )
-    shutil.copy(compile(source), "kernel.o")
-    with pytest.MonkeyPatch.context() as patch, tol.Session() as session:
-        patch.syspath_prepend(str(Path.cwd()))
-        patch.delenv("CUTE_DSL_LIBS", raising=False)
-        with pytest.raises(tol.UndefinedSymbolError) as caught:
-            session.load("kernel.o", name="kernel")
-        session.load("kernel.o", link_order=caught.value.libraries)
-    return f"UndefinedSymbolError: {caught.value}"
-
-
-def library_not_opened(compile: Compiler) -> str:
-    empty = compile("int nothing;\n")
-    gcc = ["gcc", "-shared", "-Wl,--no-as-needed"]
-    subprocess.run([*gcc, empty, "-o", "libbar.so"], check=True)
-    subprocess.run([*gcc, empty, "libbar.so", "-o", "libfoo.so"], check=True)
-    Path("libbar.so").unlink()
-    with tol.Session() as session, pytest.raises(tol.LinkError) as caught:
-        session.load("libfoo.so")
-    return f"LinkError: {caught.value}"
-
-
-def llvm_too_old(compile: Compiler) -> str:
-    if shutil.which("cmake") is None or shutil.which("ninja") is None:
-        pytest.skip("cmake and ninja are not installed")
-    Path("llvm").mkdir()
-    Path("llvm/LLVMConfig.cmake").write_text("set(LLVM_PACKAGE_VERSION 14.0.6)\n")
-    result = subprocess.run(
-        ["cmake", "-S", ROOT, "-B", "build", "-G", "Ninja", f"-DLLVM_DIR={Path.cwd()}/llvm"],
-        capture_output=True,
-        text=True,
-    )
-    return result.stderr.replace(f"{Path.cwd()}/llvm", "/usr/lib/llvm-14/lib/cmake/llvm")
-
-
-def llvm_missing(compile: Compiler) -> str:
-    """Return what Python says of an extension whose shared LLVM is gone."""
-    empty = compile("int nothing;\n")
-    gone = "libLLVM.so.22.1.gone"  # no name that this machine may have
-    gcc = ["gcc", "-shared", "-Wl,--no-as-needed"]
-    subprocess.run([*gcc, empty, "-o", gone, f"-Wl,-soname,{gone}"], check=True)
-    subprocess.run([*gcc, empty, gone, "-o", "linked_to_llvm.so"], check=True)
-    Path(gone).unlink()
-    return last_line_of_import("import linked_to_llvm").replace(".gone", "")
-
-
-def tvm_ffi_too_old(compile: Compiler) -> str:
-    return last_line_of_import(
-        "import tvm_ffi\n"
-        "tvm_ffi.__version__, tvm_ffi.__version_tuple__ = '0.1.8.post2', (0, 1, 8)\n"
-        "import tvm_ffi_object_loader"
-    )
-
-
-def tvm_ffi_that_differs(compile: Compiler) -> str:
-    return last_line_of_import(
-        "import tvm_ffi\n"
-        "tvm_ffi.__version__, tvm_ffi.__version_tuple__ = '0.1.13', (0, 1, 13)\n"
-        "kind = tvm_ffi.get_global_func('ffi.ModuleGetKind')\n"
-        "other = lambda module: f'not {kind(module)}'\n"
-        "tvm_ffi.register_global_func('ffi.ModuleGetKind', other, override=True)\n"
-        "import tvm_ffi_object_loader"
-    )
-
-
-def tvm_ffi_with_less(compile: Compiler) -> str:
-    return last_line_of_import(
-        "import sys, tvm_ffi\n"
-        "tvm_ffi.__version__, tvm_ffi.__version_tuple__ = '0.1.9', (0, 1, 9)\n"
-        "class Broken:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.endswith('._native'):\n"
-        "            raise ImportError('_native.so: undefined symbol: TVMFFISomethingNew')\n"
-        "sys.meta_path.insert(0, Broken())\n"
-        "import tvm_ffi_object_loader"
-    )
-
-
-def last_line_of_import(script: str) -> str:
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert result.returncode == 1
-    return result.stderr.splitlines()[-1]
+def nothing(compile: Compiler) -> None:
+    """Take what the first example has made."""
 
 
 @pytest.mark.parametrize(
-    ("begins", "produce"),
+    ("heading", "make", "values"),
     [
-        ("UndefinedSymbolError: app.o", undefined_symbol),
-        ("UndefinedSymbolError: kernel.o", runtime_missing),
-        ("DuplicateSymbolError:", duplicate_symbol),
-        ("LinkError: libfoo.so", library_not_opened),
-        ("LLVM 14.0.6", llvm_too_old),
-        ("ImportError: libLLVM", llvm_missing),
-        ("ImportError: tvm_ffi_object_loader needs apache", tvm_ffi_too_old),
-        ("ImportError: tvm_ffi_object_loader needs more", tvm_ffi_with_less),
-        ("ImportError: tvm_ffi_object_loader cannot work", tvm_ffi_that_differs),
+        ("Sessions", sessions, 1),
+        ("Arrays", arrays, 1),
+        ("Reload", reload, 1),
+        ("Threads, forks, other processes", nothing, 1),
+        ("Debugging", nothing, 1),
     ],
 )
-def test_a_quoted_message_is_what_appears(
-    folder: Path, compile: Compiler, begins: str, produce: Callable[[Compiler], str]
+def test_a_recipe(
+    names: dict[str, Any],
+    compile: Compiler,
+    heading: str,
+    make: Callable[[Compiler], None],
+    values: int,
 ) -> None:
-    (quoted,) = (block for block in README.blocks("text") if block.startswith(begins))
-    pattern = re.escape(" ".join(quoted.split())).replace("…", ".*")
-    assert re.search(pattern, " ".join(produce(compile).split()))
+    make(compile)
+    assert README.run(names, under=heading) == values
 
 
-def test_no_quoted_message_is_left_out() -> None:
-    quoted = [block for block in README.blocks("text") if re.match(r"\w+Error:|LLVM", block)]
-    assert len(quoted) == 9
+def test_the_cuda_recipe(names: dict[str, Any]) -> None:
+    runtime = "/usr/local/cuda/lib64/libcudart.so"
+    if shutil.which("nvcc") is None or not Path(runtime).exists():
+        pytest.skip("no nvcc, or no CUDA runtime where README has it")
+    source = """
+#include <tvm/ffi/function.h>
+__global__ void nothing() {}
+static int64_t Launch() { nothing<<<1, 1>>>(); return cudaGetLastError(); }
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(launch, Launch);
+"""
+    Path("kernel.cu").write_text(source)
+    includes = [f"-I{path}" for path in libinfo.include_paths()]
+    command = ["nvcc", "-c", "-Xcompiler", "-fPIC", "-std=c++17", *includes, "kernel.cu"]
+    subprocess.run([*command, "-o", "kernel.o"], check=True, timeout=300)
+    README.run(names, under="CUDA")
+    assert isinstance(names["launch"](), int)  # the runtime's error where there is no GPU
+
+
+def test_no_recipe_is_left_out() -> None:
+    assert len(README.blocks("python")) == 7
 
 
 def test_the_two_commands_are_there() -> None:
     commands = [line for block in README.blocks("sh") for line in block.splitlines()]
-    assert "pip install . && python -m tvm_ffi_object_loader demo" in commands
-    assert "pip install '.[test]' && python -m pytest" in commands
+    assert "pip install -v . && python -m tvm_ffi_object_loader demo" in commands
+    assert "pip install 'tvm-ffi-object-loader[test]' && python -m pytest -n auto" in commands
 
 
-def test_figures_are_those_of_the_committed_report() -> None:
+def test_links_lead_to_pages_that_are_there() -> None:
+    """They are absolute, since PyPI shows the page, too."""
+    links = README.links()
+    assert len(links) > 20
+    for link in links:
+        if "/blob/main/" in link:
+            assert (ROOT / link.partition("/blob/main/")[2]).is_file(), link
+        else:
+            assert link.startswith("https://"), link
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/performance.md"])
+def test_figures_are_those_of_the_committed_report(page: str) -> None:
     report = ROOT / "bench" / "report" / "report.md"
     if not report.is_file():
         pytest.skip("bench/ is not here")
-    section = README.text.split("\n## How fast\n")[1].split("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")]
-    assert len(rows) > 10
+    rows = [line for line in Page(page).text.splitlines() if line.startswith("|")]
+    assert len(rows) > 8
     assert set(rows) <= set(report.read_text().splitlines())
+
+
+def test_the_page_is_read_in_two_minutes() -> None:
+    words = [
+        word for line in README.text.splitlines() if line[:1] not in "[|`" for word in line.split()
+    ]
+    assert len(words) < 700

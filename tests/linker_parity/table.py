@@ -2,7 +2,7 @@
 """What loads: every kind with dlopen, with this package and with the peer, as a Markdown table.
 
 ``python tests/linker_parity/table.py`` prints the table; with ``--write`` it replaces the one in
-README.md, or that of another processor in docs/. The loads run in processes of their own, since the
+docs/what-loads.md, or that of another processor beside it. The loads run in processes of their own, since the
 peer may crash.
 """
 
@@ -29,7 +29,7 @@ from compilation import Compiler
 from processors import PROCESSOR, X86_64
 
 ROOT = Path(__file__).parent.parent.parent
-PAGE = ROOT / ("README.md" if PROCESSOR is X86_64 else f"docs/{PROCESSOR.name.lower()}.md")
+PAGE = ROOT / "docs" / f"{'what-loads' if PROCESSOR is X86_64 else PROCESSOR.name.lower()}.md"
 BEGIN = f"<!-- what loads on {PROCESSOR.name}: begin -->\n"
 END = f"<!-- what loads on {PROCESSOR.name}: end -->\n"
 NOT_HERE = f"Compilers make no such objects for {PROCESSOR.name}: "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of what loads, in README or docs/aarch64.md, is what the tests ran.
+"""The table of what loads, in docs/what-loads.md or docs/aarch64.md, is what the tests ran.
 
 Where the peer is not installed, or in another version, its column is not compared.
 """
