@@ -9,6 +9,7 @@ version = release = tvm_ffi_object_loader.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+default_role = "py:obj"  # single backticks in docstrings
 html_theme = "furo"
 html_title = project
 myst_heading_anchors = 3
