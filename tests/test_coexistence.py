@@ -85,3 +85,20 @@ import tvm_ffi_object_loader
     assert "apache-tvm-ffi >= " in last
     assert "0.1.3" in last
     assert "pip install" in last
+
+
+def test_a_tvm_ffi_that_does_not_say_its_version_is_an_import_error_that_does(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tvm_ffi").mkdir()
+    (tmp_path / "tvm_ffi/__init__.py").touch()
+    (tmp_path / "apache_tvm_ffi-0.1.0.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.4\nName: apache-tvm-ffi\nVersion: 0.1.0\n"
+    (tmp_path / "apache_tvm_ffi-0.1.0.dist-info/METADATA").write_text(metadata)
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import tvm_ffi_object_loader"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == (
+        "ImportError: tvm_ffi_object_loader needs apache-tvm-ffi >= 0.1.9, but 0.1.0 is installed: "
+        "pip install --upgrade apache-tvm-ffi"
+    )

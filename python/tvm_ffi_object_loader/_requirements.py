@@ -31,14 +31,20 @@ import tvm_ffi  # noqa: E402 (in another interpreter it fails in its own way)
 # The oldest release that the package is tested with, as in pyproject.toml.
 OLDEST_TVM_FFI = (0, 1, 9)
 
-_INSTALLED = f"apache-tvm-ffi {tvm_ffi.__version__}, which is installed"
+# An old release may not say its version itself.
+_VERSION = getattr(tvm_ffi, "__version__", None)
+if _VERSION is None:
+    import importlib.metadata  # takes time, and is not needed by others
+
+    _VERSION = importlib.metadata.version("apache-tvm-ffi")
+_INSTALLED = f"apache-tvm-ffi {_VERSION}, which is installed"
 
 # The first release doesn't have it. A development build without version information calls itself
 # 0.0.0.
 if (0, 0, 0) < tuple(getattr(tvm_ffi, "__version_tuple__", (0, 1))[:3]) < OLDEST_TVM_FFI:
     raise ImportError(
         f"tvm_ffi_object_loader needs apache-tvm-ffi >= {'.'.join(map(str, OLDEST_TVM_FFI))}, but "
-        f"{tvm_ffi.__version__} is installed: pip install --upgrade apache-tvm-ffi",
+        f"{_VERSION} is installed: pip install --upgrade apache-tvm-ffi",
         name="tvm_ffi",
     )
 
