@@ -161,7 +161,7 @@ def test_conda_environment_has_the_llvm_of_the_recipe() -> None:
 
 
 def configure(folder: pathlib.Path, *definitions: str, **environment: str) -> str:
-    """Configure the project in `folder`, and return the one error that it must stop with."""
+    """Configure the project in `folder`, and return what is said until the one error that stops it."""
     sources = source("CMakeLists.txt").parent
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")
@@ -182,7 +182,7 @@ def configure(folder: pathlib.Path, *definitions: str, **environment: str) -> st
     )
     assert result.returncode != 0
     assert result.stderr.count("CMake Error") == 1, result.stderr
-    return " ".join(result.stderr.split())
+    return " ".join((result.stdout + result.stderr).split())
 
 
 def fake_llvm(folder: pathlib.Path, version: str) -> pathlib.Path:
@@ -191,7 +191,7 @@ def fake_llvm(folder: pathlib.Path, version: str) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.parametrize("given_by", ["definition", "environment", "conda", "conda-build"])
+@pytest.mark.parametrize("given_by", ["definition", "environment", "conda-build"])
 def test_too_old_llvm_stops_the_build(tmp_path: pathlib.Path, given_by: str) -> None:
     old = fake_llvm(tmp_path / "prefix" / "lib" / "cmake" / "llvm", "21.1.8")
     build = tmp_path / "build"
@@ -199,13 +199,35 @@ def test_too_old_llvm_stops_the_build(tmp_path: pathlib.Path, given_by: str) -> 
         message = configure(build, f"LLVM_DIR={old}")
     elif given_by == "environment":
         message = configure(build, LLVM_DIR=os.fspath(old))
-    elif given_by == "conda":
-        message = configure(build, CONDA_PREFIX=os.fspath(tmp_path / "prefix"))
     else:
         message = configure(build, CONDA_BUILD="1", PREFIX=os.fspath(tmp_path / "prefix"))
     assert f"LLVM 21.1.8 in {old} is too old." in message
     assert "LLVM 22 or newer (22 and 23 are supported)" in message
     assert "conda install -c conda-forge llvmdev llvm" in message
+
+
+def test_too_old_llvm_of_the_conda_environment_is_passed_over(tmp_path: pathlib.Path) -> None:
+    old = fake_llvm(tmp_path / "prefix" / "lib" / "cmake" / "llvm", "14.0.6")
+    # This one is too old as well, which tells that it was taken.
+    static = fake_llvm(tmp_path / "static", "21.1.8")
+    code = f"def get_cmake_dir():\n    return {os.fspath(static)!r}\n"
+    (tmp_path / "mlc_llvm_static.py").write_text(code)
+    environment = {
+        "CONDA_PREFIX": os.fspath(tmp_path / "prefix"),
+        "PYTHONPATH": os.fspath(tmp_path),
+    }
+    message = configure(tmp_path / "build", **environment)
+    assert f"LLVM 14.0.6 in {old}, of the active conda environment, is too old" in message
+    assert f"LLVM 21.1.8 in {static} is too old." in message
+
+
+def test_new_enough_llvm_of_the_conda_environment_is_taken(tmp_path: pathlib.Path) -> None:
+    # Without what a real one has, configuring stops later.
+    new = fake_llvm(tmp_path / "prefix" / "lib" / "cmake" / "llvm", "22.1.0")
+    with (new / "LLVMConfig.cmake").open("a") as file:
+        file.write('message(FATAL_ERROR "this one is taken")\n')
+    message = configure(tmp_path / "build", CONDA_PREFIX=os.fspath(tmp_path / "prefix"))
+    assert "this one is taken" in message
 
 
 def test_llvm_dir_without_llvm_stops_the_build(tmp_path: pathlib.Path) -> None:
