@@ -87,7 +87,7 @@ def control(prefix: Path) -> None:
         (r"(?m)^  path: \.\.$", f"  path: {SOURCE}"),
         # The same extension, and half of the time.
         (
-            r"(?m)^    - .* -m pip install .*",
+            r"(?m)^    - .* -m pip wheel .*\n    - .* -m pip install .*",
             f"    - cp -r {prefix}/lib/python*/site-packages/tvm_ffi_object_loader* $SP_DIR",
         ),
     ):
@@ -124,6 +124,12 @@ async def install_fresh(output: Path, prefix: Path) -> list[str]:
     return list(package.depends)
 
 
+def check_installation(prefix: Path) -> None:
+    """Look whether the package says where it was built."""
+    (metadata,) = prefix.glob("lib/python*/site-packages/tvm_ffi_object_loader-*.dist-info")
+    assert not (metadata / "direct_url.json").exists()
+
+
 def check_extension(prefix: Path) -> None:
     """Look whether the extension is named and made for the platform's processor."""
     processor, machine = PROCESSORS[PLATFORM]
@@ -152,6 +158,7 @@ def main() -> None:
     depends = asyncio.run(install_fresh(WORK / "out", WORK / "prefix"))
     print("   depends:", *depends, sep="\n      ")
     assert any(re.fullmatch(r"libllvm22 >=22\.1\.\d+,<22\.2(\.0a0)?", spec) for spec in depends)
+    check_installation(WORK / "prefix")
     check_extension(WORK / "prefix")
     done("installed into a fresh prefix")
     control(WORK / "prefix")

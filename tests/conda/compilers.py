@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from conda_package import Channel, Platform
 
 BUILD_SUBDIR = "linux-64"
+# The one that recipe/conda_build_config.yaml asks for. What it has are this machine's libraries.
+SYSROOT = "2.28"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def _libraries(channel: Channel, toolchain: Toolchain) -> None:
     # The build tools read from the sysroot which libraries are the system's.
     with channel.package(
         f"sysroot_{platform.subdir}",
-        glibc,
+        SYSROOT,
         subdir="noarch",
         run_exports={"strong": [f"__glibc >={glibc},<3.0.a0"]},
     ) as root:
