@@ -151,6 +151,21 @@ def test_version_is_the_same_everywhere(file: str, pattern: str) -> None:
     assert re.findall(pattern, source(file).read_text()) == [tvm_ffi_object_loader.__version__]
 
 
+def test_addresses_are_the_same_everywhere() -> None:
+    text = source("pyproject.toml").read_text()
+    urls = dict(re.findall(r'(?m)^(\w+) = "(https://.*)"$', text))
+    recipe = re.findall(
+        r"(?m)^  (?:homepage|repository): (.*)$", source("recipe/recipe.yaml").read_text()
+    )
+    (repository,) = set(recipe)
+    assert urls == {
+        "Homepage": repository,
+        "Repository": repository,
+        "Issues": f"{repository}/issues",
+        "Changelog": f"{repository}/blob/main/CHANGELOG.md",
+    }
+
+
 def test_conda_environment_has_the_llvm_of_the_recipe() -> None:
     series = source("recipe/conda_build_config.yaml").read_text().split()[-1].strip('"')
     environment = source("environment.yml").read_text()
