@@ -18,8 +18,8 @@ that does nothing else::
         --pages README.md docs/performance.md
 
 The JSON stays beside the report, and the HTML page out of the repository: ``python -m bench.report
-bench/report/results.json`` writes both anew, and ``python -m bench.report newer.json older.json --output compared`` compares
-two commits.
+bench/report/results.json`` writes both anew, and ``python -m bench.report newer.json older.json
+--output compared`` compares two commits.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def test_conda_environment_has_the_llvm_of_the_recipe() -> None:
 
 
 def configure(folder: pathlib.Path, *definitions: str, **environment: str) -> str:
-    """Configure the project in `folder`, and return what is said until the one error that stops it."""
+    """Configure the project in `folder`, and return what is said up to the error that stops it."""
     sources = source("CMakeLists.txt").parent
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")

@@ -2,8 +2,8 @@
 """What loads: every kind with dlopen, with this package and with the peer, as a Markdown table.
 
 ``python tests/linker_parity/table.py`` prints the table; with ``--write`` it replaces the one in
-docs/what-loads.md, or that of another processor beside it. The loads run in processes of their own, since the
-peer may crash.
+docs/what-loads.md, or that of another processor beside it. The loads run in processes of their own,
+since the peer may crash.
 """
 
 from __future__ import annotations
