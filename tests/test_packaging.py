@@ -81,6 +81,14 @@ def test_installed_extension_is_stripped() -> None:
     assert ".debug_" not in sections
 
 
+def test_extension_names_no_folder_that_it_was_built_in() -> None:
+    if ".debug_" in readelf("--sections"):
+        pytest.skip("debug information names the system's headers")
+    content = EXTENSION.read_bytes()
+    assert b"/native/ffi/imports.cc" in content  # in messages, where it starts with a dot
+    assert re.findall(rb"(?<![!-~])/[!-~]+[.](?:cc|cpp|h|S)(?![!-~])", content) == []
+
+
 def test_static_extension_has_no_code_generator() -> None:
     if any(name.startswith("libLLVM") for name in needed_libraries()):
         pytest.skip("LLVM is a shared library here")
