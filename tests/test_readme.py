@@ -28,7 +28,7 @@ def names(compile: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     for command in README.blocks("sh", under="A first function"):
         result = run_command(command)
-        assert (result.returncode, result.stderr) == (0, "")
+        assert result.returncode == 0, result.stderr  # a new compiler may warn of tvm-ffi's headers
     names: dict[str, Any] = {}
     assert README.run(names, under="A first function") == 1
     return names
