@@ -315,9 +315,7 @@ def test_what_was_initialized_whole_is_finalized(
     compile: Compiler, session: tol.Session, trace: Trace
 ) -> None:
     """As a dlopened library is, whose imports can't be rebuilt."""
-    malformed = (
-        'extern "C" TVM_FFI_DLL_EXPORT const uint64_t __tvm_ffi__library_bin[] = {24, 1ull << 40};'
-    )
+    malformed = 'extern "C" TVM_FFI_DLL_EXPORT const uint64_t __tvm_ffi__library_bin[] = {8, 5};'
     path = compile.cxx(START + malformed, "-O1", "-fPIC")
     library = compile.link(path)
     for load, what in (
@@ -326,7 +324,7 @@ def test_what_was_initialized_whole_is_finalized(
         (session.create_dylib().load, path),
         (session.load(compile(ADD)).reload, path),
     ):
-        with pytest.raises(Exception, match=r"library_bin is malformed|bad_alloc"):
+        with pytest.raises(Exception, match=r"library_bin is malformed|import_tree_indptr"):
             load(str(what))
         gc.collect()
         assert trace.take() == [1, -2, -1]
