@@ -85,7 +85,7 @@ std::vector<Shown> FramesToShow(bool cross_ffi_boundary, size_t most) {
   VisitCallStack([&](const CallFrame& frame) {
     auto [entry, is_new] = known.try_emplace(frame.function);
     std::string& name = entry->second;
-    auto* load = static_cast<CodeLifetime::Loaded*>(frame.owner);
+    auto* load = static_cast<LoadedCode*>(frame.owner);
     if (is_new) {
       name = Demangle(load ? load->FunctionName(frame.function)
                            : NameOfLibraryFunction(frame.function));

@@ -31,6 +31,7 @@
 #include <new>
 #include <string>
 
+#include "ffi/crossing.h"
 #include "ffi/module.h"
 #include "ffi/retained_objects.h"
 

@@ -23,7 +23,6 @@
 #include <new>
 #include <optional>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "base/error.h"
@@ -151,28 +150,8 @@ class ObjectModuleObj : public tvm::ffi::ModuleObj {
 
 using ModulePtr = tvm::ffi::ObjectPtr<ObjectModuleObj>;
 
-// An entry of a link order: a module, or the path of a shared library.
-using LinkedTo = std::variant<ModulePtr, std::string>;
-
-// A module over a new dylib; see Dylib::Create.
-ModulePtr CreateModule(const std::shared_ptr<Session>& session,
-                       const std::optional<std::string>& name,
-                       const std::vector<LinkedTo>& link_order, bool replaces);
-
-// The modules of the session's open dylibs that have their names, in order of creation.
-std::vector<ModulePtr> ModulesOf(Session& session);
-
-// The modules of the session that are linked to this one, or to one of those, in order of creation.
-std::vector<ModulePtr> DependentsOf(const ModulePtr& module);
-
-// The module of a dylib; null where it is gone.
-ModulePtr ModuleOf(const Dylib& dylib);
-
 // Opens the shared libraries among the inputs. Throws LinkError.
 Scope::Libraries OpenLibraries(const Inputs& inputs, LoadRecord& record);
-
-// The link order of the module's dylib.
-std::vector<LinkedTo> LinkOrderOf(const ObjectModuleObj& module);
 
 }  // namespace object_loader
 

@@ -11,7 +11,7 @@
 
 #include "base/error.h"
 #include "base/interpreter_lock.h"
-#include "ffi/module.h"
+#include "ffi/link_order.h"
 
 namespace object_loader {
 

@@ -8,8 +8,10 @@
 #include <string>
 
 #include "ffi/backtrace.h"
+#include "ffi/children.h"
 #include "ffi/module.h"
 #include "ffi/retained_objects.h"
+#include "ffi/watched_functions.h"
 #include "session/dylib.h"
 #include "session/locations.h"
 
@@ -34,7 +36,7 @@ int KeepAndCall(const Keep& keep, const Call& call) {
 // What tvm-ffi knows for ever keeps the code for ever.
 template <typename Function>
 void KeepForEver(Function* function) {
-  auto* load = CodeLifetime::CodeAt(reinterpret_cast<const void*>(function));
+  auto* load = LoadedCode::At(reinterpret_cast<const void*>(function));
   if (load) load->KeepForEver();
 }
 
@@ -45,7 +47,7 @@ void KeepObject(void* object) {
 // What loaded code has tvm-ffi make of a function of its own keeps the code.
 template <typename Function, typename Create>
 int CreateAndKeep(Function* function, TVMFFIObjectHandle* created, const Create& create) {
-  auto* load = CodeLifetime::CodeAt(reinterpret_cast<const void*>(function));
+  auto* load = LoadedCode::At(reinterpret_cast<const void*>(function));
   int failed = create();
   if (failed || !load) return failed;
   try {

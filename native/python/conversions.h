@@ -25,6 +25,12 @@ nanobind::tuple ToTuple(const std::vector<std::string>& texts);
 // A path as the system knows it.
 std::string FilePath(nanobind::handle path);
 
+// The object, which the caller owns; what Python has raised where it is null.
+inline nanobind::object Steal(PyObject* object) {
+  if (!object) throw nanobind::python_error();
+  return nanobind::steal(object);
+}
+
 // What `objects` holds: a path (str) or a buffer each, or a buffer with a name for messages.
 // Buffers are read when the GIL is not held, and released when it is again.
 class Given {

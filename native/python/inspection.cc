@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 #include "base/interpreter_lock.h"
-#include "ffi/module.h"
+#include "ffi/link_order.h"
 #include "object/file_kind.h"
 #include "python/conversions.h"
 #include "python/exceptions.h"

@@ -11,6 +11,7 @@
 #include <variant>
 
 #include "base/interpreter_lock.h"
+#include "ffi/link_order.h"
 #include "python/conversions.h"
 #include "session/recipe.h"
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/interpreter_lock.h"
+#include "ffi/link_order.h"
 #include "python/conversions.h"
 #include "session/statistics.h"
 

@@ -130,8 +130,8 @@ void LoadObjects(Dylib& dylib, Inputs inputs, llvm::function_ref<void()> on_init
   }
   auto headroom = std::make_optional<Headroom>(object_bytes, table_bytes);
   // Made beforehand: once the initializers have run, nothing may fail any more.
-  std::list<CodeLifetime::Loaded> loaded;
-  CodeLifetime::Loaded& load = loaded.emplace_back(dylib);
+  std::list<LoadedCode> loaded;
+  LoadedCode& load = loaded.emplace_back(dylib);
   Linked linked = LinkInto(dylib, objects);
   load.image = std::move(linked.image);
   load.objects = object_count;

@@ -19,7 +19,7 @@ std::optional<Location> Locate(uint64_t address, bool with_line, const Session* 
   std::optional<Location> location;
   std::shared_ptr<SourceLines> lines;
   CodeMap::OfProcess().Visit(address, [&](CodeOwner& owner) {
-    const auto& load = static_cast<const CodeLifetime::Loaded&>(owner);
+    const auto& load = static_cast<const LoadedCode&>(owner);
     const Session* session = load.dylib.session().get();
     if (only && session != only) return;
     location = Location{session->name(),       load.dylib.name(), load.ObjectOf(address),

@@ -68,7 +68,7 @@ Trampoline* Trampolines::MakeMore() {
   return first;
 }
 
-Trampoline& Trampolines::Get(CodeLifetime::Loaded* load, void* original, void* handler) {
+Trampoline& Trampolines::Get(LoadedCode* load, void* original, void* handler) {
   std::lock_guard<Mutex> lock(mutex_);
   Trampoline*& known = all_[{load, original, handler}];
   if (known) return *known;
@@ -91,7 +91,7 @@ Trampoline& Trampolines::Get(CodeLifetime::Loaded* load, void* original, void* h
 Trampoline* Trampolines::FindOrMake(void* function, void* handler) {
   // Before it is looked for: it may be loaded while it is.
   uint64_t stamped = Stamped(function);
-  CodeLifetime::Loaded* load = CodeLifetime::CodeAt(function);
+  LoadedCode* load = LoadedCode::At(function);
   if (!load) {
     foreign_[Slot(function)].store(stamped, std::memory_order_relaxed);
     return nullptr;
@@ -101,7 +101,7 @@ Trampoline* Trampolines::FindOrMake(void* function, void* handler) {
   return &made;
 }
 
-void Trampolines::Release(CodeLifetime::Loaded& load) {
+void Trampolines::Release(LoadedCode& load) {
   if (!load.trampolines) return;
   std::lock_guard<Mutex> lock(mutex_);
   while (Trampoline* trampoline = load.trampolines) {

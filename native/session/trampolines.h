@@ -40,9 +40,9 @@ struct Trampoline {
 
   void* handler = nullptr;  // first: the code jumps there
   std::atomic<void*> original{nullptr};
-  CodeLifetime::Loaded* load = nullptr;  // what the original needs; null: nothing of ours
-  void* code = nullptr;                  // the trampoline itself
-  Trampoline* next = nullptr;            // of the load, or of those that are free
+  LoadedCode* load = nullptr;  // what the original needs; null: nothing of ours
+  void* code = nullptr;        // the trampoline itself
+  Trampoline* next = nullptr;  // of the load, or of those that are free
 };
 
 class Trampolines {
@@ -71,7 +71,7 @@ class Trampolines {
 
   // The one that stands for `original` for those who need the load, or nobody's code. Throws
   // std::bad_alloc.
-  Trampoline& Get(CodeLifetime::Loaded* load, void* original, void* handler);
+  Trampoline& Get(LoadedCode* load, void* original, void* handler);
 
   // Whether the function is a trampoline.
   bool Have(const void* function) const {
@@ -83,11 +83,11 @@ class Trampolines {
   }
 
   // No object has a trampoline of the load any more.
-  void Release(CodeLifetime::Loaded& load);
+  void Release(LoadedCode& load);
 
  private:
   struct Key {
-    CodeLifetime::Loaded* load;
+    LoadedCode* load;
     void* original;
     void* handler;
     bool operator==(const Key& other) const {
