@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 import tvm_ffi_object_loader as tol
+from archives import make_archive as make_archive
 from compilation import Compiler
+from embedded_modules import factor_kind as factor_kind
 from processors import EMULATED
 from ran import pytest_terminal_summary as pytest_terminal_summary
 from refusal import Refusal

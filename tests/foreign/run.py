@@ -50,11 +50,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from serve import Request
+sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
 
 from compilation import CLANG, GCC, Compiler, Toolchain
+from serve import Request
 
 HERE = Path(__file__).parent
 ORACLE = "tvm_ffi"

@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from compilation import Compiler
 from mutate import mutant
 from seeds import build
-
-from compilation import Compiler
 
 SCRIPT = Path(__file__).with_name("load_mutants.py")
 CHUNK = 5000  # so many mutants a process: what went before a culprit is bounded

@@ -26,11 +26,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import tvm_ffi_object_loader as tol
 from elf_image import runs_code, weakened
 from mutate import mutant
 from mutate_archive import is_thin
-
-import tvm_ffi_object_loader as tol
 
 # After so many mutants the witness in the midst of them is loaded anew.
 PERIOD = 50

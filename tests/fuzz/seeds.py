@@ -12,8 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
 
+from compilation import CLANG, GCC, TOOLCHAINS, Compiler, Toolchain
 from elf_image import (
     SECTION_HEADER_SIZE,
     SHN_XINDEX,
@@ -24,8 +25,6 @@ from elf_image import (
     runs_code,
 )
 from mutate_archive import ARCHIVE, header, is_archive, member
-
-from compilation import CLANG, GCC, TOOLCHAINS, Compiler, Toolchain
 from processors import PROCESSOR
 
 FUZZ = Path(__file__).parent

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 
 from kinds_of_relocations import ABSOLUTE, RELATIVE, TABLE, relocation
-
 from processors import AARCH64
 
 __all__ = ["KINDS"]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 
 from kind import Kind, objcopied, partially_linked
-
 from processors import AARCH64, X86_64
 
 # What code does with memory, functions and constants of its own and of the process.

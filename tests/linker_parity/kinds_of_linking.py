@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 from kind import Kind, Step
-
 from processors import AARCH64, PROCESSOR, X86_64
 
 THREAD_LOCAL = "thread-local variables: "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from assembly import RUN
 from kind import Kind, assembler
-
 from processors import X86_64, Processor
 
 DATA = """

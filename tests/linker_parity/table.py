@@ -19,16 +19,15 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
 
+from compilation import Compiler
+from folders import ROOT
 from kind import Kind, Variant
+from processors import EMULATED, PROCESSOR, X86_64
 from registry import ABSENT, KINDS
 from ways import Answer, Request
 
-from compilation import Compiler
-from processors import EMULATED, PROCESSOR, X86_64
-
-ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / f"{'what-loads' if PROCESSOR is X86_64 else PROCESSOR.name.lower()}.md"
 BEGIN = f"<!-- what loads on {PROCESSOR.name}: begin -->\n"
 END = f"<!-- what loads on {PROCESSOR.name}: end -->\n"

@@ -6,12 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from assembly import RUN
-from kinds_of_relocations import DATA
-from patching import with_relocation_type
 
 import tvm_ffi_object_loader as tol
+from assembly import RUN
 from compilation import Compiler
+from kinds_of_relocations import DATA
+from patching import with_relocation_type
 from processors import AARCH64, only_on
 from refusal import Refusal
 

@@ -7,11 +7,11 @@ import ctypes
 
 import pytest
 import tvm_ffi
-from kind import Kind, Variant
-from registry import KINDS
 
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
+from kind import Kind, Variant
+from registry import KINDS
 
 
 def results(functions: tol.Dylib | tvm_ffi.Module, kind: Kind) -> list[int]:

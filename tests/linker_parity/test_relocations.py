@@ -8,12 +8,12 @@ import mmap
 from pathlib import Path
 
 import pytest
-from assembly import RUN
-from kinds_of_relocations import DATA
-from patching import with_relocation_type
 
 import tvm_ffi_object_loader as tol
+from assembly import RUN
 from compilation import Compiler
+from kinds_of_relocations import DATA
+from patching import with_relocation_type
 from processors import X86_64, only_on
 from refusal import Refusal
 

@@ -7,10 +7,10 @@ Where the peer is not installed, or in another version, its column is not compar
 from __future__ import annotations
 
 import pytest
-import table
-from registry import ABSENT, KINDS
 
+import table
 from compilation import CLANG, Compiler
+from registry import ABSENT, KINDS
 
 pytestmark = [
     pytest.mark.skipif(not table.PAGE.is_file(), reason=f"{table.PAGE.name} is not here"),

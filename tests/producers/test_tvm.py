@@ -13,13 +13,13 @@ from typing import Any
 import numpy
 import pytest
 import tvm_ffi
-from tvm_export import MARKS, Export, Exported, X, Y, compute, relocatable
-from tvm_export import export as export
 
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
 from conftest import RunScript
 from outcomes import outcome
+from tvm_export import MARKS, Export, Exported, X, Y, compute, relocatable
+from tvm_export import export as export
 
 pytestmark = MARKS
 

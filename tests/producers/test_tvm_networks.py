@@ -10,10 +10,10 @@ from typing import Any
 import numpy
 import pytest
 import tvm_ffi
-from tvm_export import MARKS, Array, Export, X, relocatable
-from tvm_export import export as export
 
 import tvm_ffi_object_loader as tol
+from tvm_export import MARKS, Array, Export, X, relocatable
+from tvm_export import export as export
 
 pytestmark = MARKS
 
