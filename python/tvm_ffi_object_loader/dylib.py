@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from logging import DEBUG, getLogger
 from typing import TYPE_CHECKING, Any
 
+from ._handles import Handle
 from .arguments import (
     check_timeout,
     normalize_names,
@@ -21,8 +22,6 @@ from .arguments import (
 from .errors import FunctionNotFoundError, SessionClosedError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import tvm_ffi
     from typing_extensions import Self
 
@@ -35,21 +34,7 @@ if TYPE_CHECKING:
 is_logged = getLogger("tvm_ffi_object_loader").isEnabledFor
 
 
-class NotCopied:
-    """What stands for something loaded, of which there is one: its copies are itself."""
-
-    __slots__ = ()
-
-    def __copy__(self) -> Self:
-        """Return the object itself."""
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return the object itself."""
-        return self
-
-
-class Dylib(NotCopied):
+class Dylib(Handle):
     """A set of objects with one symbol table: what a shared library is to the system's linker.
 
     Dylibs are made by `Session.create_dylib` and `Session.load`. Objects can be added at any time;
@@ -526,19 +511,6 @@ class Dylib(NotCopied):
             close_dylib(self, seconds)
         else:
             self._native.close(seconds)
-
-    def __enter__(self) -> Self:
-        """Return the dylib itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the dylib."""
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return what pickle makes the dylib of again.

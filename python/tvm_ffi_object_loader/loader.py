@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .dylib import NotCopied
+from ._handles import Handle
 from .process_session import default_session
 from .session import Session
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import tvm_ffi
     from typing_extensions import Self
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from .dylib import Dylib
 
 
-class ObjectLoader(NotCopied):
+class ObjectLoader(Handle):
     """One dylib to load objects into, one after the other.
 
     It is the simplest way from an object file to a function. It is a context manager; without
@@ -248,19 +246,6 @@ class ObjectLoader(NotCopied):
             If `timeout` is no number, or negative.
         """
         self._dylib.close(timeout)
-
-    def __enter__(self) -> Self:
-        """Return the loader itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the loader."""
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return what pickle makes the loader of again.

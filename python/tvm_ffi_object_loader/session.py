@@ -16,6 +16,7 @@ from logging import DEBUG
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from . import _native
+from ._handles import Handle
 from .arguments import (
     check_timeout,
     normalize_libraries,
@@ -27,13 +28,10 @@ from .arguments import (
     wants_picklable,
     wants_profile,
 )
-from .dylib import Dylib, NotCopied, is_logged
+from .dylib import Dylib, is_logged
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import tvm_ffi
-    from typing_extensions import Self
 
     from .arguments import LinkOrder, Objects, PathLike
     from .statistics import SessionStats
@@ -57,7 +55,7 @@ os.register_at_fork(
 )
 
 
-class Session(NotCopied):
+class Session(Handle):
     """Dylibs that can be linked against each other, with the memory that they share.
 
     Sessions are independent: closing one touches no other. They cost little, so that one for each
@@ -612,19 +610,6 @@ class Session(NotCopied):
             close_session(self, seconds)
         else:
             self._native.close(seconds)
-
-    def __enter__(self) -> Self:
-        """Return the session itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the session."""
-        self.close()
 
     def __repr__(self) -> str:
         """Show the name and the number of live dylibs."""
