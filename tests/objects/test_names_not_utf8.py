@@ -15,11 +15,7 @@ import pytest
 
 import tvm_ffi_object_loader as tol
 from compilation import GCC, TOOLCHAINS, Compiler, Toolchain
-from elf_writer import (
-    SHF_ALLOC,
-    Section,
-    function,
-)
+from elf_writer import SHF_ALLOC, Section, function
 from refusal import Refusal
 
 pytestmark = pytest.mark.matrix
