@@ -42,6 +42,7 @@ def _find_clang() -> Toolchain | None:
 GCC = Toolchain("gcc", "gcc", "g++")
 CLANG = _find_clang()
 TOOLCHAINS = [GCC] if CLANG is None else [GCC, CLANG]
+both_makes = pytest.mark.parametrize("toolchain", TOOLCHAINS, ids=lambda toolchain: toolchain.name)
 
 
 class Compiler:
