@@ -359,26 +359,3 @@ def test_with_a_library_that_the_process_has(
     named = dict(zip(names, ours, strict=True))
     assert named == dict(zip(names, dlopened, strict=True))
     assert {name: outcome[0] for name, outcome in named.items()} == dict.fromkeys(names, 1)
-
-
-# How long it lives: as long as the dylib that defines it, whoever's code has made it.
-
-DESTROYED = """
-#include "safe_call.h"
-#include "trace.h"
-namespace NS {
-struct Traced {
-  explicit Traced(int64_t event) : event_(event) { trace(event); }
-  ~Traced() { trace(-event_); event_ = 0; }
-  int64_t event_;
-};
-inline Traced& local() { static Traced object(40); return object; }
-inline Traced variable(4);
-template <typename T> struct Holder { static T member; };
-template <typename T> T Holder<T>::member(5);
-}
-EXPORT(NAME) {
-  int64_t events = NS::local().event_ * 10 + NS::variable.event_;
-  RETURN(events * 10 + NS::Holder<NS::Traced>::member.event_);
-}
-"""

@@ -171,7 +171,6 @@ def test_members_of_gcc_with_nothing_but_lto(
 TRUNCATE = """
 import sys
 import tvm_ffi_object_loader as tol
-from archives import MakeArchive
 
 content = open(sys.argv[1], "rb").read()
 session = tol.Session()
