@@ -6,8 +6,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +28,19 @@ ADD = """
 #include "safe_call.h"
 EXPORT(add) { RETURN(INT(0) + INT(1)); }
 """
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let all processes of a run share what they compile."""
+    if "COMPILED_OBJECTS" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="compiled-objects-")
+        os.environ["COMPILED_OBJECTS"] = folder
+
+        def remove() -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            del os.environ["COMPILED_OBJECTS"]
+
+        config.add_cleanup(remove)
 
 
 def pytest_collection_finish() -> None:

@@ -85,6 +85,7 @@ def test_a_source_is_compiled_once(
     assert session["numbers"].module == again
 
 
+@pytest.mark.slow
 def test_it_is_what_tvm_ffi_makes_of_the_source(
     cache: tol.ObjectCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +101,7 @@ def test_it_is_what_tvm_ffi_makes_of_the_source(
             module.twice()
 
 
+@pytest.mark.slow
 def test_headers_belong_to_the_source(
     cache: tol.ObjectCache, compiler: CountedCompiler, tmp_path: Path
 ) -> None:
@@ -133,6 +135,7 @@ def test_headers_belong_to_the_source(
     assert (scale(), compiler.runs()) == (30, 0)
 
 
+@pytest.mark.slow
 def test_another_compiler_compiles_again(
     cache: tol.ObjectCache,
     compiler: CountedCompiler,
@@ -155,6 +158,7 @@ def test_another_compiler_compiles_again(
     assert compiler.runs() == 0
 
 
+@pytest.mark.slow
 def test_processes_compile_once(compiler: CountedCompiler, tmp_path: Path) -> None:
     script = f"""
 import tvm_ffi_object_loader as tol
@@ -205,6 +209,7 @@ def test_a_frozen_cache_compiles_nothing(cache: tol.ObjectCache, compiler: Count
     assert made == found
 
 
+@pytest.mark.slow
 def test_what_does_not_compile_says_why(
     cache: tol.ObjectCache, capfd: pytest.CaptureFixture[str]
 ) -> None:

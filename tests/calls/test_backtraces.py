@@ -14,6 +14,7 @@ import pytest
 import tvm_ffi_object_loader as tol
 from compilation import Compiler
 from conftest import RunScript
+from instances import matrix_but
 
 SOURCE = """
 #include <pthread.h>
@@ -197,7 +198,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", matrix_but(CALLS, "throws", "from C", "through Python"))
 def test_functions_of_a_linked_library_and_of_loaded_code(
     compile: Compiler, source: Path, run_script: RunScript, call: str
 ) -> None:

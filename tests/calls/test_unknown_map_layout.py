@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from compilation import Compiler
 from conftest import RunScript
 from folders import HELPERS
 
 
+@pytest.mark.slow
 def test_objects_that_are_handed_out(tmp_path: Path) -> None:
     """The tests of those that keep their code, but where that is kept for good: see below."""
     files = [
@@ -72,6 +75,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_what_was_given_a_dict_stays(compile: Compiler, run_script: RunScript) -> None:
     handing_out = compile.cxx(
         "handing_out.cc", "-O1", "-fPIC", '-DTYPE_KEY="testing.unknown_map_layout.Pair"'

@@ -109,6 +109,7 @@ def test_the_example(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[0] == lines[1]
 
 
+@pytest.mark.slow
 def test_each_candidate_has_its_outcome(
     compile: Compiler, folder: Path, run_script: RunScript
 ) -> None:
@@ -200,18 +201,21 @@ if __name__ == "__main__":
         return printed
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_search(compile: Compiler, folder: Path) -> None:
     search = Search(compile, folder)
     assert search.output() == ("searched\n[]\n", "")
     assert search.process.returncode == 0
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_an_interrupted_search(compile: Compiler, folder: Path) -> None:
     search = Search(compile, folder)
     os.killpg(search.process.pid, signal.SIGINT)
     assert search.output() == ("interrupted\n[]\n", "")
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_search_that_is_killed(compile: Compiler, folder: Path) -> None:
     search = Search(compile, folder)
     search.process.kill()

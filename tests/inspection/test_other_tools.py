@@ -20,6 +20,7 @@ VALGRIND = shutil.which("valgrind")
 PY_SPY = shutil.which("py-spy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
+@pytest.mark.slow
 def test_valgrind_finds_faults_and_symbolize_names_them(compile: Compiler, tmp_path: Path) -> None:
     """Valgrind shows addresses, of which the process tells the names."""
     if VALGRIND is None:

@@ -365,6 +365,7 @@ print(*(dylib["get"]() for dylib in kept))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("valgrind"), reason="valgrind is not installed")
 @pytest.mark.parametrize("tool", ["none", "memcheck"])
 def test_code_runs_where_other_code_was_translated(

@@ -321,6 +321,7 @@ print(session.stats().bytes_code)
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
 def test_without_fences_for_all_threads(
     objects: list[Path], run: Callable[..., str], number: int
