@@ -198,7 +198,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", matrix_but(CALLS, "throws", "from C", "through Python"))
+@pytest.mark.parametrize("call", matrix_but(CALLS, "throws", "through Python"))
 def test_functions_of_a_linked_library_and_of_loaded_code(
     compile: Compiler, source: Path, run_script: RunScript, call: str
 ) -> None:
@@ -233,6 +233,7 @@ def test_code_that_outlives_its_dylib(source: Path, session: tol.Session) -> Non
     assert "in user::Class::Method(long)\n" in expected  # it is a text of its own
 
 
+@pytest.mark.slow
 def test_several_loads_of_a_dylib(compile: Compiler, source: Path, session: tol.Session) -> None:
     """Each function has the name that it has in its own object."""
     names = ["first", "second", "third"]

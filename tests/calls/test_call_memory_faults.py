@@ -182,6 +182,7 @@ def failing_malloc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_keeping_code_needs_memory_that_is_not_there(
     compile: Compiler, run_script: RunScript, failing_malloc: Path
 ) -> None:

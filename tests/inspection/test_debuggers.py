@@ -17,7 +17,8 @@ import pytest
 
 import tvm_ffi_object_loader as tol
 from compilation import CLANG, GCC, Compiler, Toolchain
-from instances import matrix_but
+
+pytestmark = pytest.mark.slow
 
 GDB = shutil.which("gdb")
 LLDB = next(
@@ -180,18 +181,15 @@ def test_gdb_stops_at_breakpoints_set_before_loading(
 @needs_gdb
 @pytest.mark.parametrize(
     "flags",
-    matrix_but(
-        [
-            ("-gdwarf-4",),
-            ("-gdwarf-5",),
-            ("-g", "-gz"),
-            ("-g3",),
-            ("-g", "-gsplit-dwarf"),
-            ("-g", "-ffunction-sections", "-fdata-sections"),
-            ("-g", "-fdebug-types-section"),
-        ],
+    [
+        ("-gdwarf-4",),
         ("-gdwarf-5",),
-    ),
+        ("-g", "-gz"),
+        ("-g3",),
+        ("-g", "-gsplit-dwarf"),
+        ("-g", "-ffunction-sections", "-fdata-sections"),
+        ("-g", "-fdebug-types-section"),
+    ],
     ids=" ".join,
 )
 @pytest.mark.parametrize("toolchain", [GCC, CLANG], ids=["gcc", "clang"])

@@ -108,7 +108,7 @@ def test_closes_are_told_with_what_is_kept(
     messages: Callable[[], list[str]], compile: Compiler, add_object: Path
 ) -> None:
     session = tol.Session("kernels")
-    flags = ("-O1", "-fPIC", '-DTYPE_KEY="testing.logging.Pair"')
+    flags = ("-O1", "-fPIC", '-DTYPE_KEY="testing.handing_out.Pair"')
     makes = session.load(compile.cxx("handing_out.cc", *flags), name="makes")
     given: Any = tvm_ffi.List([])
     append = makes["append"]

@@ -19,6 +19,8 @@ import tvm_ffi_object_loader as tol
 from compilation import Compiler
 from conftest import RunScript
 
+pytestmark = pytest.mark.slow
+
 PERF = shutil.which("perf")
 
 SOURCE = """

@@ -242,7 +242,7 @@ def test_functions_and_modules_hold_an_open_dylib(session: tol.Session, add_obje
 def test_an_object_that_somebody_holds_keeps_a_closed_dylib(
     session: tol.Session, compile: Compiler
 ) -> None:
-    flags = ("-O1", "-fPIC", '-DTYPE_KEY="testing.statistics.Pair"')
+    flags = ("-O1", "-fPIC", '-DTYPE_KEY="testing.handing_out.Pair"')
     dylib = session.load(compile.cxx("handing_out.cc", *flags), name="makes")
     given: Any = tvm_ffi.List([])
     append = dylib["append"]

@@ -13,6 +13,7 @@ from compilation import Compiler
 from conftest import RunScript
 from folders import HELPERS
 from forking import FORK
+from instances import matrix_but
 from processors import needs_address_space_limit
 
 # A number takes the place of MAGIC, in the code and in the constants.
@@ -128,7 +129,7 @@ def numbered(compile: Compiler) -> Path:
     return compile(SOURCE, "-O1", "-fPIC", "-DSIZE=40")
 
 
-@pytest.mark.parametrize("kept", [0, 1, 10, 400])
+@pytest.mark.parametrize("kept", matrix_but([0, 1, 10, 400], 10))
 def test_forks_cost_no_address_space(numbered: Path, run_script: RunScript, kept: int) -> None:
     """After each of 400 forks something is loaded and, but for what is kept, dropped."""
     script = """
@@ -230,6 +231,7 @@ def test_processes_load_where_others_have_code(
     assert run_script(NUMBERED + CHURN, numbered, deep) == "0\n"
 
 
+@pytest.mark.slow
 def test_code_runs_while_its_memory_is_replaced(numbered: Path, run_script: RunScript) -> None:
     """Forks, loads, and threads that are in loaded code all the time."""
     script = """

@@ -101,6 +101,11 @@ class Kind:
             not lacks(name, self.flags) for name in self.toolchains
         )
 
+    @property
+    def usual_level(self) -> str:
+        """The level of optimization that stands for the others."""
+        return "-O2" if "-O2" in self.levels else self.levels[-1]
+
     def variants(self) -> Iterator[Variant]:
         for toolchain, level in itertools.product(TOOLCHAINS, self.levels):
             if toolchain.name in self.toolchains and not lacks(toolchain.name, self.flags):

@@ -21,7 +21,11 @@ def results(functions: tol.Dylib | tvm_ffi.Module, kind: Kind) -> list[int]:
 @pytest.mark.parametrize(
     ("kind", "variant"),
     [
-        pytest.param(kind, variant, id=f"{kind.name}, {variant}")
+        pytest.param(
+            *(kind, variant),
+            id=f"{kind.name}, {variant}",
+            marks=[] if variant.level == kind.usual_level else [pytest.mark.matrix],
+        )
         for kind in KINDS
         for variant in kind.variants()
     ],

@@ -12,6 +12,7 @@ import tvm_ffi
 
 import tvm_ffi_object_loader as tol
 from compilation import TOOLCHAINS, Compiler, Toolchain
+from instances import matrix_but
 from processors import PROCESSOR
 
 CALLS: dict[str, list[tuple[str, tuple[int, ...]]]] = {
@@ -65,8 +66,11 @@ def dlopened_results(compile: Compiler, source: str) -> list[int]:
 @pytest.mark.parametrize(
     ("source", "flags"),
     [
-        *itertools.product(CALLS, FLAGS),
-        *itertools.product(["constructs.c"], FLAGS_FOR_C),
+        pytest.param(source, flags, marks=[] if flags[0] == "-O2" else [pytest.mark.matrix])
+        for source, flags in (
+            *itertools.product(CALLS, FLAGS),
+            *itertools.product(["constructs.c"], FLAGS_FOR_C),
+        )
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -96,7 +100,7 @@ def test_all_levels_in_one_process(
 
 
 @per_toolchain
-@pytest.mark.parametrize("flags", [("-O0", "-g"), ("-O3",)], ids=" ".join)
+@pytest.mark.parametrize("flags", matrix_but([("-O0", "-g"), ("-O3",)], ("-O3",)), ids=" ".join)
 def test_a_tvm_ffi_source(
     session: tol.Session, compile: Compiler, flags: Sequence[str], toolchain: Toolchain
 ) -> None:

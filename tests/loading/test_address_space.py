@@ -91,6 +91,7 @@ print(*outcomes)
 """
 
 
+@pytest.mark.slow
 @needs_address_space_limit
 @pytest.mark.parametrize(("source", "most"), [("c++", 8), ("thread-local", 8), ("many", 64)])
 def test_address_space_runs_out_in_a_load(
@@ -159,6 +160,7 @@ for megabytes in (20, 60, 100, 150, 200, 250, 300, 350, 400, 450, 500):
 """
 
 
+@pytest.mark.slow
 @needs_address_space_limit
 def test_thread_local_variables_far_apart_are_refused_in_full(
     compile: Compiler, run_script: RunScript, tmp_path: Path

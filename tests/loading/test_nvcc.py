@@ -17,6 +17,7 @@ from tvm_ffi import libinfo
 
 import tvm_ffi_object_loader as tol
 from conftest import RunScript
+from instances import matrix_but
 
 NVCC = shutil.which("nvcc")
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not here")
@@ -182,7 +183,7 @@ def check_that_nothing_is_left(found: dict[str, Any]) -> None:
     assert after["resident"] - before["resident"] < 4 << 20
 
 
-@pytest.mark.parametrize("how", ["beside", "first", "in the process"])
+@pytest.mark.parametrize("how", matrix_but(["beside", "first", "in the process"], "first"))
 @pytest.mark.parametrize("objects", ["plain", "relocatable"])
 def test_runtime_as_a_library(
     request: pytest.FixtureRequest, run_script: RunScript, objects: str, how: str

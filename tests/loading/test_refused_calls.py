@@ -182,7 +182,11 @@ def run(run_script: RunScript) -> Callable[..., str]:
 
 @pytest.mark.parametrize(
     ("refusal", "way"),
-    [*LADDER, pytest.param("deny_write_execute()", "file in memory", marks=with_mdwe)],
+    [
+        LADDER[0],
+        *(pytest.param(*rung, marks=pytest.mark.matrix) for rung in LADDER[1:]),
+        pytest.param("deny_write_execute()", "file in memory", marks=with_mdwe),
+    ],
 )
 def test_the_next_way_serves(
     objects: list[Path], run: Callable[..., str], refusal: str, way: str

@@ -54,6 +54,7 @@ def test_mutants_load_or_are_refused(corpus: list[Path], tmp_path: Path, seed: i
     assert MUTANTS / 20 < int(result.stdout) < MUTANTS * 0.9
 
 
+@pytest.mark.slow
 def test_a_mutant_is_made_from_its_number_alone(corpus: list[Path]) -> None:
     seeds = [path.read_bytes() for path in corpus]
     first = [mutant(seeds, 1, number) for number in range(300)]

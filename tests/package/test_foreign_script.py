@@ -12,6 +12,7 @@ import pytest
 
 from folders import TESTS
 
+pytestmark = pytest.mark.slow
 SCRIPT = TESTS / "foreign" / "run.py"
 PROGRAMS = {
     "passes.c": "#include <stdlib.h>\nint table[3] = {1, 2};\n"
