@@ -22,6 +22,8 @@ from pathlib import Path
 import pytest
 import tvm_ffi
 
+sys.path.append(str(Path(__file__).parent / "helpers"))
+
 from processors import EMULATED, PROCESSOR, X86_64
 from tvm_ffi_object_loader import _native
 
