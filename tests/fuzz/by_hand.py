@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent.parent / "helpers"))
+
 from compilation import Compiler
 from mutate import mutant
 from seeds import build
