@@ -15,6 +15,12 @@ from pathlib import Path
 
 import pytest
 
+# What these assert is told in full, too.
+pytest.register_assert_rewrite(
+    *("agreement", "archives", "exec_models", "pages", "partial_links", "refusal", "scripts"),
+    *("section_groups", "section_headers", "symbol_versions", "throwers"),
+)
+
 import tvm_ffi_object_loader as tol
 from archives import make_archive as make_archive
 from compilation import Compiler
@@ -38,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
         def remove() -> None:
             shutil.rmtree(folder, ignore_errors=True)
-            del os.environ["COMPILED_OBJECTS"]
+            os.environ.pop("COMPILED_OBJECTS", None)
 
         config.add_cleanup(remove)
 

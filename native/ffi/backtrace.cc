@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "os/call_stack.h"
-#include "session/code_lifetime.h"
+#include "session/loaded_code.h"
 
 namespace object_loader {
 

@@ -18,9 +18,9 @@
 
 #include <tvm/ffi/c_api.h>
 
-#include "session/loaded_code.h"
-
 namespace object_loader {
+
+struct LoadedCode;
 
 // Makes the objects that `value` leads to keep their code. For use by the one who owns `value`.
 // Throws std::bad_alloc.

@@ -28,7 +28,7 @@ void Walk::Visit(TVMFFIObject* object, bool is_owned) {
 void Walk::Keep(TVMFFIObject* object, LoadedCode* load) {
   void* original = FunctionIn(object->deleter);
   if (AllTrampolines().Have(original)) return;
-  Keep(object, original, AllTrampolines().Get(load, original, DeleterOfObjects()), false);
+  Keep(object, original, AllTrampolines().Get(load, original, Address(DeleteObject)), false);
 }
 
 void Walk::Meet(TVMFFIObject* object, bool is_lasting, bool may_be_only_here) {
@@ -56,14 +56,14 @@ void Walk::Meet(TVMFFIObject* object, bool is_lasting, bool may_be_only_here) {
 
 bool Walk::Keep(TVMFFIObject* object, bool may_be_only_here, bool& is_only_here) {
   void* original = FunctionIn(object->deleter);
-  Trampoline* trampoline = AllTrampolines().OfLoadedCode(original, DeleterOfObjects());
+  Trampoline* trampoline = AllTrampolines().OfLoadedCode(original, Address(DeleteObject));
   if (!trampoline) {
     if (object->type_index != kTVMFFIFunction) return false;
     auto* cell = CellOf<TVMFFIFunctionCell>(object);
     Trampoline* call =
-        AllTrampolines().OfLoadedCode(FunctionIn(cell->safe_call), CallOfFunctions());
+        AllTrampolines().OfLoadedCode(FunctionIn(cell->safe_call), Address(CallFunction));
     if (!call) return false;
-    trampoline = &AllTrampolines().Get(call->load, original, DeleterOfObjects());
+    trampoline = &AllTrampolines().Get(call->load, original, Address(DeleteObject));
   }
   constexpr uint64_t kOne = 1ULL << 32 | 1;  // one reference, and none that is weak
   is_only_here =
@@ -89,7 +89,7 @@ void Walk::KeepDataOf(TVMFFIObject* dict) {
   void** place = DataDeleterOf(dict);
   if (!place) return;
   void* original = FunctionIn(*place);
-  Trampoline* trampoline = AllTrampolines().OfLoadedCode(original, DeleterOfData());
+  Trampoline* trampoline = AllTrampolines().OfLoadedCode(original, Address(DeleteData));
   if (!trampoline) return;
   AddUse(trampoline->load);
   if (!Replace(*place, original, *trampoline)) ++spare_uses_;

@@ -18,19 +18,14 @@
 
 namespace object_loader {
 
-namespace {
-
 namespace ffi = tvm::ffi;
+
+namespace {
 
 using DataDeleter = void(void*);
 using ObjectDeleter = void(void*, int);
 using SafeCall = int(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);
 using CxxCall = void(const ffi::FunctionObj*, const ffi::AnyView*, int32_t, ffi::Any*);
-
-template <typename Handler>
-void* Address(Handler* handler) {
-  return reinterpret_cast<void*>(handler);
-}
 
 // While a function runs: it may drop itself.
 class UseOfCode {
@@ -48,7 +43,7 @@ class UseOfCode {
   LoadedCode* load_;
 };
 
-// The handlers.
+}  // namespace
 
 void DeleteObject(void* object, int flags, void*, void*, Trampoline* self) {
   LoadedCode* load = self->load;
@@ -87,6 +82,8 @@ int CallFunction(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny*
     return RaiseOutOfMemory();
   }
 }
+
+namespace {
 
 [[noreturn]] void ThrowOutOfMemory() {
   RaiseOutOfMemory();
@@ -143,10 +140,6 @@ void WatchCall(Function*& place, LoadedCode* load, Handler* handler) {
 
 }  // namespace
 
-void* DeleterOfObjects() { return Address(DeleteObject); }
-void* DeleterOfData() { return Address(DeleteData); }
-void* CallOfFunctions() { return Address(CallFunction); }
-
 void WatchCalls(TVMFFIObject* function, LoadedCode* load) {
   auto* cell = CellOf<TVMFFIFunctionCell>(function);
   WatchCall(cell->cpp_call, load, CallFromCxx);
@@ -157,8 +150,8 @@ void Watch(TVMFFIObject* object) {
   if (object->type_index != kTVMFFIFunction || ExportedFunctionObj::IsInstance(object)) return;
   // Loaded code's own is kept when it is handed out.
   auto* cell = CellOf<TVMFFIFunctionCell>(object);
-  if (AllTrampolines().OfLoadedCode(FunctionIn(object->deleter), DeleterOfObjects()) ||
-      AllTrampolines().OfLoadedCode(FunctionIn(cell->safe_call), CallOfFunctions())) {
+  if (AllTrampolines().OfLoadedCode(FunctionIn(object->deleter), Address(DeleteObject)) ||
+      AllTrampolines().OfLoadedCode(FunctionIn(cell->safe_call), Address(CallFunction))) {
     return;
   }
   WatchCalls(object, nullptr);

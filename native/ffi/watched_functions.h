@@ -17,10 +17,16 @@ void Watch(TVMFFIObject* object);
 // Replaces what calls the function object, which needs `load`. Throws std::bad_alloc.
 void WatchCalls(TVMFFIObject* function, LoadedCode* load);
 
-// What loaded code's trampolines are for.
-void* DeleterOfObjects();
-void* DeleterOfData();  // of maps' tables
-void* CallOfFunctions();
+// The handlers of loaded code's trampolines.
+void DeleteObject(void* object, int flags, void*, void*, Trampoline* self);
+void DeleteData(void* data, void*, void*, void*, Trampoline* self);  // of maps' tables
+int CallFunction(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result,
+                 Trampoline* trampoline);
+
+template <typename Handler>
+void* Address(Handler* handler) {
+  return reinterpret_cast<void*>(handler);
+}
 
 inline Trampolines& AllTrampolines() {
   static Trampolines& trampolines = Trampolines::OfProcess();

@@ -16,7 +16,6 @@
 #include "python/inspection.h"
 #include "python/interpreter.h"
 #include "python/recipes.h"
-#include "python/results.h"
 #include "python/sessions.h"
 #include "python/symbols.h"
 

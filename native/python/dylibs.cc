@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/interpreter_lock.h"
+#include "base/wait.h"
 #include "ffi/link_order.h"
 #include "ffi/reload.h"
 #include "python/conversions.h"

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "python/patience.h"
 
+#include <nanobind/nanobind.h>
+
 #include <sstream>
 
 namespace object_loader {

@@ -6,7 +6,6 @@
 #define OBJECT_LOADER_PYTHON_PATIENCE_H_
 
 #include <Python.h>
-#include <nanobind/nanobind.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -15,7 +14,6 @@
 
 #include "base/error.h"
 #include "base/interpreter_lock.h"
-#include "session/call_gate.h"
 
 namespace object_loader {
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/interpreter_lock.h"
+#include "base/wait.h"
 #include "ffi/link_order.h"
 #include "ffi/orcjit_functions.h"
 #include "python/conversions.h"

@@ -6,7 +6,9 @@
 #include <optional>
 
 #include "python/conversions.h"
+#include "session/loaded_code.h"
 #include "session/locations.h"
+#include "session/session.h"
 
 namespace object_loader {
 

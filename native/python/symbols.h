@@ -8,10 +8,10 @@
 
 #include <cstdint>
 
-#include "session/loaded_code.h"
-#include "session/session.h"
-
 namespace object_loader {
+
+class Session;
+struct LoadedSymbol;
 
 // The fields of symbols.Symbol after the names of session and dylib.
 nanobind::tuple ToTuple(const LoadedSymbol& symbol);

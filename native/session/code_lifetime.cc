@@ -8,12 +8,9 @@
 
 #include "base/interpreter_lock.h"
 #include "os/exit_handlers.h"
-#include "os/profiler.h"
-#include "session/code_map.h"
 #include "session/departures.h"
 #include "session/dylib.h"
 #include "session/trampolines.h"
-#include "target/target.h"
 
 namespace object_loader {
 

@@ -38,7 +38,6 @@ class CodeLifetime {
     kUnknown,
     kUserKinds,
   };
-  struct Use;
 
   explicit CodeLifetime(Dylib& dylib) : dylib_(dylib) {}
   // There are no users then: they hold the dylib itself.
@@ -70,11 +69,6 @@ class CodeLifetime {
   // Throws SessionClosedError where the dylib is closed and no call is inside.
   void AddUser(User kind);
   void RemoveUser(User kind, LoadedCode* of = nullptr);
-  // A destructor of the load is to run in a thread; it has until the result is gone. Throws
-  // std::bad_alloc.
-  std::shared_ptr<void> KeepForThread(LoadedCode& load);
-  // So many of the load's uses end, after the dylib was abandoned: the last one unloads it.
-  void EndUses(LoadedCode& load, uint64_t count);
 
   // Pieces of the constants that begin with `start`, each of at most `size` bytes. For use by
   // whoever knows that the code stays loaded meanwhile.
@@ -102,6 +96,14 @@ class CodeLifetime {
   void TryUnload();
 
  private:
+  struct Use;
+  friend struct LoadedCode;
+
+  // A destructor of the load is to run in a thread; it has until the result is gone. Throws
+  // std::bad_alloc.
+  std::shared_ptr<void> KeepForThread(LoadedCode& load);
+  // So many of the load's uses end, after the dylib was abandoned: the last one unloads it.
+  void EndUses(LoadedCode& load, uint64_t count);
   // Where nothing needs the code, and `is_left` says that no call is inside. Returns whether it is
   // unloaded.
   bool Unload(llvm::function_ref<bool()> is_left);

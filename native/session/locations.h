@@ -12,7 +12,7 @@
 #include <optional>
 #include <string>
 
-#include "session/code_lifetime.h"
+#include "session/loaded_code.h"
 
 namespace object_loader {
 

@@ -20,8 +20,8 @@
 #include <unordered_map>
 
 #include "base/fork_lock.h"
-#include "session/code_lifetime.h"
 #include "session/code_map.h"
+#include "session/loaded_code.h"
 
 namespace object_loader {
 

@@ -85,7 +85,7 @@ def test_a_source_is_compiled_once(
     assert session["numbers"].module == again
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_it_is_what_tvm_ffi_makes_of_the_source(
     cache: tol.ObjectCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,7 +91,6 @@ def test_one_wrapper_many_kernels(names: dict[str, Any]) -> None:
 
 
 def test_sessions(names: dict[str, Any]) -> None:
-    names["module"] = tol.load_module("k.o")
     assert SESSIONS.run(names) == 1
     assert names["app"].closed
 
