@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import subprocess
 from pathlib import Path
@@ -82,6 +83,16 @@ def dlopened(compile: Compiler, path: Path, of: Path) -> tvm_ffi.Module:
     return tvm_ffi.load_module(compile.link(path, of, flags=(f"-Wl,-rpath,{of.parent}",)))
 
 
+def missing(path: Path, start: str) -> set[str]:
+    """Return which symbols of these the object lacks, and no library has that all code sees.
+
+    PyTorch's OpenMP is such a library once it is imported.
+    """
+    said = subprocess.run(["nm", "-u", path], check=True, capture_output=True, text=True).stdout
+    process = ctypes.CDLL(None)
+    return {name for name in re.findall(rf"\b(?:{start})\w*", said) if not hasattr(process, name)}
+
+
 KEPT: list[tvm_ffi.Module] = []
 OPENMP = ("sum", "tasks", "team", "simd")
 
@@ -106,11 +117,10 @@ def test_openmp(
         source = source.replace("#include <omp.h>", "extern int omp_get_thread_num(void);")
     path = compile(source, *flags, toolchain=toolchain, name="openmp")
     runtime = library(toolchain, name)
-    with pytest.raises(tol.UndefinedSymbolError) as caught:
-        session.load(path)
-    prefix = "GOMP_" if toolchain is GCC else "__kmpc_"
-    others = {symbol for symbol in caught.value.symbols if not symbol.startswith(prefix)}
-    assert others == {"omp_get_thread_num"}
+    if lacking := missing(path, "GOMP_|__kmpc_|omp_"):
+        with pytest.raises(tol.UndefinedSymbolError) as caught:
+            session.load(path)
+        assert set(caught.value.symbols) == lacking
     shared = library(toolchain, name.replace(".a", ".so"))
     expected = results(dlopened(compile, path, shared), *OPENMP)
     assert expected[2:4] == [5, 6765]
@@ -152,8 +162,9 @@ def test_shared_and_static(
     toolchain: Toolchain,
 ) -> None:
     path = compile(source, "-O2", "-fPIC", "-w", toolchain=toolchain, name=name)
-    with pytest.raises(tol.UndefinedSymbolError, match=r"sqrtq|__atomic_"):
-        session.load(path)
+    if missing(path, "sqrtq|__atomic_"):
+        with pytest.raises(tol.UndefinedSymbolError, match=r"sqrtq|__atomic_"):
+            session.load(path)
     shared = library(GCC, f"lib{runtime}.so")
     expected = results(dlopened(compile, path, shared), name)
     assert results(session.load(path, link_order=[shared]), name) == expected
