@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
-from _pytest.mark import ParameterSet
 
 Instance = TypeVar("Instance")
 
 
-def matrix_but(instances: Iterable[Instance], *quick: Instance) -> list[Instance | ParameterSet]:
+def matrix_but(instances: Iterable[Instance], *quick: Instance) -> list[Any]:
     """Return the instances for one parameter, those that are not among `quick` marked as matrix."""
     every = list(instances)
     assert not set(quick).difference(every), quick

@@ -22,7 +22,8 @@ def results(functions: tol.Dylib | tvm_ffi.Module, kind: Kind) -> list[int]:
     ("kind", "variant"),
     [
         pytest.param(
-            *(kind, variant),
+            kind,
+            variant,
             id=f"{kind.name}, {variant}",
             marks=[] if variant.level == kind.usual_level else [pytest.mark.matrix],
         )
